@@ -1,0 +1,320 @@
+"""The bundle: all that a trained model is, in a folder or a zip; nothing else is needed to run it.
+
+bundle.json         the manifest: architecture, classes, preprocessing, thresholds, data, licence, scores, hashes
+model.onnx          float16 weights, square input, free batch
+model.safetensors   the same weights for torch
+MODEL_CARD.md       the manifest in words
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from dermseg.errors import BundleError, BundleIntegrityError, InputError, MissingExtraError
+from dermseg.imaging import write_bytes
+
+if TYPE_CHECKING:
+    from torch import nn
+
+MANIFEST, ONNX, WEIGHTS, CARD = "bundle.json", "model.onnx", "model.safetensors", "MODEL_CARD.md"
+MAX_FILE_BYTES = 2**30
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Architecture(_Part):
+    """A name of ``dermseg.models.MODELS`` and the arguments that build it."""
+
+    name: str
+    arguments: dict[str, Any]
+    parameters: int
+
+
+class Normalisation(_Part):
+    """``(x / 255 - mean) / std`` for each channel; ``padding`` is the 8-bit value around the image."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    padding: int = Field(ge=0, le=255)
+
+
+class Calibration(_Part):
+    """Logits are divided by ``temperature`` before the sigmoid."""
+
+    temperature: float = Field(1.0, gt=0)
+
+
+class TrainingData(_Part):
+    """What the weights were fitted on; ``content_hash`` is the SHA-256 over all image and mask files of the run."""
+
+    sources: dict[str, int]
+    licences: dict[str, str]
+    split: str
+    initialisation: str
+    content_hash: str
+
+
+class Metric(_Part):
+    """A mean and the ends of its 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+class Score(_Part):
+    """How good the bundle was on one data set, and by which protocol."""
+
+    data: str
+    split: str
+    protocol: str
+    images: int
+    metrics: dict[str, Metric]
+
+
+class Manifest(_Part):
+    """The content of ``bundle.json``."""
+
+    format: Literal[1] = 1
+    name: str
+    description: str
+    architecture: Architecture
+    classes: tuple[str, ...] = Field(min_length=1)
+    input_size: int = Field(ge=1)
+    normalisation: Normalisation
+    processing: tuple[str, ...] = ()
+    thresholds: dict[str, float]
+    calibration: Calibration = Calibration()
+    training_data: TrainingData
+    licence: str
+    scores: tuple[Score, ...] = ()
+    versions: dict[str, str]
+    hashes: dict[str, str] = Field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle on disk, its manifest read and checked; larger files are read, and their hashes checked, on demand."""
+
+    path: Path
+    manifest: Manifest
+
+    @property
+    def name(self) -> str:
+        """The bundle's name."""
+        return self.manifest.name
+
+    @classmethod
+    def load(cls, name_or_path: str | Path = "lesion") -> Bundle:
+        """Open a bundle.
+
+        Args:
+            name_or_path: The name of a shipped bundle, a bundle's folder, or a zip of one.
+
+        Raises:
+            BundleError: If there is none, or it is of another format.
+        """
+        path = _shipped_folder() / name_or_path if _is_name(name_or_path) else Path(name_or_path)
+        if not path.exists():
+            shipped = ", ".join(bundle.name for bundle in shipped_bundles())
+            raise BundleError(f"there is no bundle {str(name_or_path)!r}; give a folder, a zip or one of: {shipped}")
+        try:
+            manifest = Manifest.model_validate_json(_read(path, MANIFEST))
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"]) or "content"
+            raise BundleError(
+                f"{path / MANIFEST} does not describe a bundle of this version: {where}: {first['msg']}"
+            ) from error
+        if manifest.processing:
+            raise BundleError(f"{path} needs the processing {manifest.processing[0]!r}; install a newer dermseg")
+        if missing := set(manifest.classes) - set(manifest.thresholds):
+            raise BundleError(f"{path / MANIFEST} has no threshold for {sorted(missing)[0]!r}; expected one a class")
+        return cls(path, manifest)
+
+    def read(self, name: str) -> bytes:
+        """Read one of the bundle's files and check its hash.
+
+        Raises:
+            BundleError: If the file is missing.
+            BundleIntegrityError: If it differs from its recorded hash.
+        """
+        data = _read(self.path, name)
+        if hashlib.sha256(data).hexdigest() != self.manifest.hashes.get(name):
+            raise BundleIntegrityError(f"{self.path / name} differs from its recorded hash; get the bundle again")
+        return data
+
+    def verify(self) -> None:
+        """Check the hash of every file; raises as ``read`` does."""
+        for name in (ONNX, WEIGHTS):
+            self.read(name)
+
+    def bytes(self) -> int:
+        """Size of all its files on disk."""
+        files = [self.path] if self.path.is_file() else [p for p in self.path.iterdir() if p.is_file()]
+        return sum(file.stat().st_size for file in files)
+
+    def network(self) -> nn.Module:
+        """Build the network in torch with the stored weights, in float32 and evaluation mode.
+
+        Raises:
+            MissingExtraError: Without torch.
+        """
+        try:
+            import safetensors.torch
+
+            from dermseg.models import build
+        except ModuleNotFoundError as error:
+            raise MissingExtraError("running a bundle on torch", "train") from error
+        architecture = self.manifest.architecture
+        network = build(architecture.name, classes=len(self.manifest.classes), **architecture.arguments)
+        state = {name: value.float() for name, value in safetensors.torch.load(self.read(WEIGHTS)).items()}
+        try:
+            network.load_state_dict(state)
+        except RuntimeError as error:
+            raise BundleError(f"{self.path / WEIGHTS} does not fit the architecture {architecture.name!r}") from error
+        return network.eval()
+
+    def with_scores(self, scores: Sequence[Score]) -> Bundle:
+        """Record scores in the bundle and its card, in place of older ones on the same data and protocol.
+
+        Raises:
+            InputError: If the bundle is a zip.
+        """
+        if not self.path.is_dir():
+            raise InputError(f"{self.path} is a zip; scores can be recorded in a bundle's folder only")
+        new = {(score.data, score.split, score.protocol) for score in scores}
+        kept = tuple(s for s in self.manifest.scores if (s.data, s.split, s.protocol) not in new)
+        manifest = self.manifest.model_copy(update={"scores": (*kept, *scores)})
+        _write_manifest(self.path, manifest)
+        return replace(self, manifest=manifest)
+
+    def pack(self, path: Path) -> Path:
+        """Write the bundle as one zip and return its path."""
+        temporary = path.with_name(f".{path.name}.tmp")
+        try:
+            with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
+                for name in (MANIFEST, ONNX, WEIGHTS, CARD):
+                    archive.writestr(name, _read(self.path, name))
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        return path
+
+
+def write(folder: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Bundle:
+    """Write a new bundle, in place of one that stands there; nothing half-written is left.
+
+    Args:
+        folder: The bundle's folder.
+        manifest: Its hashes are filled in from ``files``.
+        files: The bytes of ``model.onnx`` and ``model.safetensors``.
+    """
+    hashes = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+    manifest = manifest.model_copy(update={"hashes": hashes})
+    scratch = folder.with_name(f".{folder.name}.new")
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    for name, data in files.items():
+        write_bytes(scratch / name, data)
+    _write_manifest(scratch, manifest)
+    shutil.rmtree(folder, ignore_errors=True)
+    scratch.rename(folder)
+    return Bundle(folder, manifest)
+
+
+def shipped_bundles() -> list[Bundle]:
+    """The bundles inside the package."""
+    return [Bundle.load(path) for path in sorted(_shipped_folder().iterdir()) if (path / MANIFEST).is_file()]
+
+
+def model_card(manifest: Manifest) -> str:
+    """The manifest in words, as Markdown."""
+    data, architecture = manifest.training_data, manifest.architecture
+    thresholds = ", ".join(f"{name} {value:g}" for name, value in manifest.thresholds.items())
+    lines = [
+        f"# {manifest.name}",
+        "",
+        manifest.description,
+        "",
+        "Research software, not a medical device: it must not decide about a patient.",
+        "",
+        f"- **Finds**: {', '.join(manifest.classes)}",
+        f"- **Network**: `{architecture.name}`, {architecture.parameters / 1e6:.2f} million parameters, "
+        f"input {manifest.input_size} x {manifest.input_size} pixels, weights in float16",
+        f"- **Threshold on the probability**, chosen on the split `tune`: {thresholds}",
+        f"- **Licence of the weights**: {manifest.licence}",
+        f"- **Versions**: {', '.join(f'{name} {version}' for name, version in manifest.versions.items())}",
+        "",
+        "## Training data",
+        "",
+        f"Split `{data.split}`; initialised from {data.initialisation}; content hash `{data.content_hash[:16]}`.",
+        "",
+        "| data set | images | licence |",
+        "|---|---|---|",
+        *(f"| {name} | {count} | {data.licences[name]} |" for name, count in data.sources.items()),
+        "",
+        "## Scores",
+        "",
+    ]
+    if not manifest.scores:
+        lines.append("None recorded yet.")
+    for score in manifest.scores:
+        lines += [
+            f"**{score.data}, split `{score.split}`, {score.images} images** ({score.protocol}; mean [95 % interval])",
+            "",
+            f"| {' | '.join(score.metrics)} |",
+            f"|{'---|' * len(score.metrics)}",
+            f"| {' | '.join(f'{m.mean:.3f} [{m.low:.3f}, {m.high:.3f}]' for m in score.metrics.values())} |",
+            "",
+        ]
+    lines += [
+        "",
+        "## Limits",
+        "",
+        "Trained on dermoscopy of single lesions, mostly on light skin; clinical (non-dermoscopic) photographs, other "
+        "organs and images without a lesion are outside what it has seen, and it does not say so by itself.",
+        "",
+    ]
+    return "\n".join(lines).replace("\n\n\n", "\n\n")
+
+
+def _write_manifest(folder: Path, manifest: Manifest) -> None:
+    write_bytes(folder / MANIFEST, (json.dumps(manifest.model_dump(mode="json"), indent=2) + "\n").encode())
+    write_bytes(folder / CARD, model_card(manifest).encode())
+
+
+def _shipped_folder() -> Path:
+    return Path(str(resources.files("dermseg") / "bundles"))
+
+
+def _is_name(name_or_path: str | Path) -> bool:
+    """Whether this names a shipped bundle; a name has no separator, so a path is never taken for one."""
+    name = str(name_or_path)
+    return name.isidentifier() or (name.replace("-", "_").isidentifier() and (_shipped_folder() / name).is_dir())
+
+
+def _read(path: Path, name: str) -> bytes:
+    try:
+        if path.is_dir():
+            return (path / name).read_bytes()
+        with zipfile.ZipFile(path) as archive:
+            if archive.getinfo(name).file_size > MAX_FILE_BYTES:
+                raise BundleError(f"{name} in {path} is larger than a bundle's file may be (1 GiB)")
+            return archive.read(name)
+    except (FileNotFoundError, KeyError) as error:
+        raise BundleError(f"{path} is no complete bundle: {name} is missing") from error
+    except (zipfile.BadZipFile, OSError) as error:
+        raise BundleError(f"{path} is no bundle: it is neither a folder nor a readable zip") from error

@@ -1,0 +1,64 @@
+"""The table of commands, and how an error reaches the user."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from dermseg import __version__
+from dermseg.cli.bundles import bundles
+from dermseg.cli.evaluate import evaluate
+from dermseg.cli.segment import segment
+from dermseg.cli.train import train
+from dermseg.errors import DermsegError
+
+COMMANDS = (segment, train, evaluate, bundles)
+
+
+class _Commands(TyperGroup):
+    """Shows what dermseg explains as one sentence; click itself exits with 2 for wrong usage."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except DermsegError as error:
+            if ctx.params["debug"]:
+                raise
+            typer.echo(f"error: {error}", err=True)
+            raise typer.Exit(1) from error
+
+
+app = typer.Typer(
+    name="dermseg",
+    cls=_Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command in COMMANDS:
+    app.command()(command)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"dermseg {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _dermseg(
+    debug: Annotated[bool, typer.Option("--debug", help="Show a traceback with an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Segment skin lesions in dermoscopy images. Research software, not a medical device."""
+
+
+def main() -> None:
+    """Run the command line."""
+    app()

@@ -1,0 +1,164 @@
+"""``dermseg segment``."""
+
+from __future__ import annotations
+
+import glob
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dermseg.cli.progress import progress_bar
+from dermseg.errors import DermsegError, InputError
+
+if TYPE_CHECKING:
+    from dermseg.imaging import Source
+    from dermseg.segmenter import Output, Prediction, Segmenter
+
+DEFAULT_OUTPUT = Path("dermseg-output")
+
+
+class Device(StrEnum):
+    """Where the network runs."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+class Orientation(StrEnum):
+    """What is done with a photograph's EXIF orientation."""
+
+    upright = "upright"
+    stored = "stored"
+
+
+def segment(
+    paths: Annotated[list[str], typer.Argument(metavar="PATH...", help="Images, folders or quoted globs.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the results.")] = DEFAULT_OUTPUT,
+    save: Annotated[
+        str, typer.Option(help="What to write: any of mask,overlay,result,probability,json.")
+    ] = "mask,overlay",
+    bundle: Annotated[
+        str, typer.Option("--bundle", "-b", help="A shipped bundle's name, a folder or a zip.")
+    ] = "lesion",
+    threshold: Annotated[
+        float | None, typer.Option(help="Probability above which a pixel is lesion [bundle's own].")
+    ] = None,
+    device: Annotated[Device, typer.Option(help="auto is the CPU; cuda needs the extra 'train'.")] = Device.auto,
+    recursive: Annotated[
+        bool, typer.Option("--recursive", "-r", help="Go into subfolders, and make them in DIR.")
+    ] = False,
+    workers: Annotated[int | None, typer.Option(min=1, help="Images in work at a time [number of cores].")] = None,
+    orientation: Annotated[
+        Orientation, typer.Option(help="upright turns a photograph as its EXIF says; stored does not.")
+    ] = Orientation.upright,
+    max_megapixels: Annotated[float, typer.Option(help="Largest image to open.")] = 100.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object an image.")] = False,
+) -> None:
+    """Find the lesion in images and write masks at their own size.
+
+    A file that cannot be used is listed at the end, the others are done; the exit code is then 1.
+
+    Examples:
+        dermseg segment lesion.jpg
+
+        dermseg segment photos --recursive --output masks --save mask,json
+
+        dermseg segment 'photos/*.png' --threshold 0.4 --json
+    """
+    from dermseg.segmenter import Segmenter, parse_outputs
+
+    outputs = parse_outputs(save)
+    jobs = plan(paths, output, recursive)
+    segmenter = Segmenter(
+        bundle,
+        device=device.value,
+        threshold=threshold,
+        orientation=orientation.value,
+        max_megapixels=max_megapixels,
+        # Several images share the cores better than several threads share one image.
+        threads=1 if len(jobs) > 1 and workers != 1 else None,
+    )
+    failures = _run(segmenter, jobs, outputs, workers, as_json)
+    done = len(jobs) - len(failures)
+    if not as_json and done:
+        typer.echo(f"{done} image{'s' * (done != 1)}: {', '.join(outputs)} in {output}")
+    if failures:
+        for path, error in failures:
+            typer.echo(f"error: {error}" if path.name in str(error) else f"error: {path}: {error}", err=True)
+        if len(jobs) > 1:
+            typer.echo(f"{len(failures)} of {len(jobs)} images failed", err=True)
+        raise typer.Exit(1)
+
+
+def plan(paths: Sequence[str], output: Path, recursive: bool) -> dict[Path, Path]:
+    """Find the images, and for each the folder its results go to.
+
+    Raises:
+        InputError: If there is nothing to do, or one result would take the place of another or of an input.
+    """
+    jobs: dict[Path, Path] = {}
+    for given in paths:
+        jobs |= {image: output / place for image, place in _find(given, recursive)}
+    targets: dict[str, Path] = {}
+    for image, folder in jobs.items():
+        # Names that differ in case alone are one file on some systems.
+        first = targets.setdefault(str(folder / image.stem).casefold(), image)
+        if first != image:
+            raise InputError(
+                f"{first} and {image} would both be written to {folder / image.stem}_*; rename one of them"
+            )
+        for name in ("mask", "overlay", "result", "probability"):
+            if (target := folder / f"{image.stem}_{name}.png") in jobs:
+                raise InputError(f"the {name} of {image} would replace the input {target}; choose another --output")
+    return jobs
+
+
+def _find(given: str, recursive: bool) -> Iterable[tuple[Path, Path]]:
+    """Images meant by one argument, each with its folder relative to the output's."""
+    from dermseg.imaging import IMAGE_SUFFIXES
+
+    path = Path(given)
+    if path.is_dir():
+        found = sorted(path.rglob("*") if recursive else path.iterdir())
+        images = [file for file in found if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file()]
+        if not images:
+            hint = "" if recursive else "; --recursive looks into subfolders"
+            raise InputError(f"{path} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))}){hint}")
+        return [(image, image.parent.relative_to(path)) for image in images]
+    if not path.exists() and glob.has_magic(given):
+        matches = sorted(Path(match) for match in glob.glob(given, recursive=True))  # noqa: PTH207
+        if not (files := [match for match in matches if match.is_file()]):
+            raise InputError(f"no file matches {given!r}")
+        return [(file, Path()) for file in files]
+    return [(path, Path())]
+
+
+def _run(
+    segmenter: Segmenter,
+    jobs: Mapping[Path, Path],
+    outputs: Sequence[Output],
+    workers: int | None,
+    as_json: bool,
+) -> list[tuple[Path, DermsegError]]:
+    """Segment and save all images; give those that failed."""
+    failures: list[tuple[Path, DermsegError]] = []
+
+    def save(image: Source, prediction: Prediction) -> None:
+        assert isinstance(image, Path)
+        prediction.save(jobs[image], outputs, image.stem)
+
+    results = segmenter.stream(jobs, finish=save, workers=workers)
+    with progress_bar(len(jobs), "segmenting") as advance:
+        for image, result in zip(jobs, results, strict=True):
+            advance()
+            if isinstance(result, DermsegError):
+                failures.append((image, result))
+            if as_json:
+                outcome = {"error": str(result)} if isinstance(result, DermsegError) else result.to_dict()
+                typer.echo(json.dumps({"path": str(image), **outcome}))
+    return failures

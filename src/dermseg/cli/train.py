@@ -1,0 +1,53 @@
+"""``dermseg train``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dermseg.cli.segment import Device
+from dermseg.errors import MissingExtraError
+
+
+def train(
+    recipe: Annotated[str, typer.Argument(help="A shipped recipe's name or a YAML file.")],
+    data: Annotated[Path, typer.Option("--data", help="Folder of data sets in their official layouts.")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Run folder [runs/RECIPE].")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")] = False,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a setting; may be repeated."),
+    ] = None,
+    device: Annotated[Device, typer.Option(help="Where to train.")] = Device.auto,
+) -> None:
+    """Train a recipe and make a bundle of the result. Needs the extra 'train'.
+
+    Examples:
+        dermseg train lesion --data DATA
+
+        dermseg train lesion --data DATA --set epochs=30 --set optimizer.lr=5e-4
+
+        dermseg train lesion --data DATA --resume
+    """
+    from dermseg.training.config import load_recipe
+
+    chosen = load_recipe(recipe, settings or [])
+    folder = output or Path("runs") / chosen.name
+    try:
+        from dermseg.training import run
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("training", "train") from error
+    bundle = run.train(
+        chosen,
+        data,
+        folder,
+        resume=resume,
+        device=device.value,
+        report=lambda line: typer.echo(line, err=True),
+        progress_bar=sys.stderr.isatty(),
+    )
+    typer.echo(bundle.path)
+    typer.echo(f"next: dermseg evaluate --bundle {bundle.path} --data {data} --split test", err=True)

@@ -1,0 +1,68 @@
+"""The errors a user can meet; each message says what was given, what was expected and what to do.
+
+DermsegError
+├── InputError                a path or argument that cannot be used
+├── ImageError                an image that cannot be used
+│   ├── UnsupportedImageError     not a still JPEG, PNG, BMP, TIFF or WebP picture
+│   ├── BrokenImageError          empty, truncated or corrupt
+│   └── ImageTooLargeError        more megapixels than allowed
+├── DataError                 a data set that cannot be read as one
+├── RecipeError               a recipe or one of its settings
+├── BundleError               a bundle that is missing, incomplete or of another format
+│   └── BundleIntegrityError      a file that differs from its recorded hash
+└── MissingExtraError         a part of dermseg that is not installed
+"""
+
+from __future__ import annotations
+
+
+class DermsegError(Exception):
+    """Base of every error dermseg raises on purpose."""
+
+
+class InputError(DermsegError):
+    """A path or argument that cannot be used."""
+
+
+class ImageError(DermsegError):
+    """An image that cannot be used."""
+
+
+class UnsupportedImageError(ImageError):
+    """Not a still picture in one of the formats dermseg opens."""
+
+
+class BrokenImageError(ImageError):
+    """An empty, truncated or corrupt image."""
+
+
+class ImageTooLargeError(ImageError):
+    """An image with more megapixels than allowed."""
+
+
+class DataError(DermsegError):
+    """A data set that cannot be read as one."""
+
+
+class RecipeError(DermsegError):
+    """A recipe, or one of its settings, that cannot be used."""
+
+
+class BundleError(DermsegError):
+    """A bundle that is missing, incomplete or of another format."""
+
+
+class BundleIntegrityError(BundleError):
+    """A bundle whose file differs from its recorded hash."""
+
+
+class MissingExtraError(DermsegError):
+    """A part of dermseg that is not installed.
+
+    Args:
+        purpose: What the user wanted, as the beginning of a sentence ("training").
+        extra: The extra of the package that brings it.
+    """
+
+    def __init__(self, purpose: str, extra: str) -> None:
+        super().__init__(f"{purpose} needs the extra {extra!r}: pip install 'dermseg[{extra}]'")

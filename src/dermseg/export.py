@@ -1,0 +1,136 @@
+"""Makes a bundle of a trained network, and measures that its stored forms agree."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxscript.optimizer
+import safetensors.torch
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from dermseg.bundle import ONNX, WEIGHTS, Bundle, Manifest, write
+from dermseg.engine import open_engine
+from dermseg.errors import BundleError
+
+OPSET = 18
+MAX_LOGIT_DIFFERENCE = 1e-3
+UNDECIDED = 1e-2  # |logit| below which the mask may differ between engines
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How far ONNX Runtime is from torch on the stored weights.
+
+    Attributes:
+        logit_difference: The largest absolute difference of a logit.
+        mask_differences: Pixels whose sides of probability 0.5 differ where |logit| > 0.01.
+    """
+
+    logit_difference: float
+    mask_differences: int
+
+    @property
+    def holds(self) -> bool:
+        """Whether both are within the bundle's promise."""
+        return self.logit_difference <= MAX_LOGIT_DIFFERENCE and self.mask_differences == 0
+
+
+def export(folder: Path, network: nn.Module, manifest: Manifest, images_BCHW: NDArray[np.float32]) -> Bundle:
+    """Write a bundle of ``network`` with float16 weights, after checking that ONNX Runtime agrees with torch.
+
+    Args:
+        folder: The bundle's folder; one that stands there is replaced.
+        network: Keeps its weights; a copy is rounded.
+        manifest: Without hashes.
+        images_BCHW: Normalised images at the bundle's input size to check on; real ones, if there are any.
+
+    Raises:
+        BundleError: If ONNX Runtime and torch disagree.
+    """
+    state = {name: value.half() if value.is_floating_point() else value for name, value in network.state_dict().items()}
+    weights = safetensors.torch.save({name: value.contiguous() for name, value in state.items()})
+    content = to_onnx(network, state, manifest.input_size)
+    scratch = folder.with_name(f".{folder.name}.unchecked")
+    bundle = write(scratch, manifest, {ONNX: content, WEIGHTS: weights})
+    found = parity(bundle, images_BCHW)
+    if not found.holds:
+        raise BundleError(
+            f"ONNX Runtime and torch disagree on {scratch}: logits by {found.logit_difference:.2g} "
+            f"(at most {MAX_LOGIT_DIFFERENCE:g}), masks in {found.mask_differences} pixels; it was not made a bundle"
+        )
+    files = {name: bundle.read(name) for name in (ONNX, WEIGHTS)}
+    for path in scratch.iterdir():
+        path.unlink()
+    scratch.rmdir()
+    return write(folder, manifest, files)
+
+
+def to_onnx(network: nn.Module, state: dict[str, Tensor], input_size: int) -> bytes:
+    """Trace ``network`` with the weights of ``state``: input ``image`` (B, 3, S, S), output ``logits`` (B, K, S, S)."""
+    network = network.cpu().eval()
+    network.load_state_dict(
+        {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
+    )
+    example = torch.zeros(2, 3, input_size, input_size)
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's notes to its own developers
+        program = torch.onnx.export(
+            network,
+            (example,),
+            input_names=["image"],
+            output_names=["logits"],
+            opset_version=OPSET,
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            dynamo=True,
+            optimize=False,  # it would fold normalisation, and the weights would no longer be those that were rounded
+            verbose=False,
+        )
+    assert program is not None
+    onnxscript.optimizer.fold_constants(program.model)
+    onnxscript.optimizer.remove_unused_nodes(program.model)
+    content: bytes = _store_in_half(program.model_proto).SerializeToString()
+    return content
+
+
+def parity(bundle: Bundle, images_BCHW: NDArray[np.float32]) -> Parity:
+    """Compare the bundle's two networks on normalised images."""
+    on_onnx, on_torch = open_engine(bundle, "onnx"), open_engine(bundle, "torch", "cpu")
+    difference, masks = 0.0, 0
+    for image_CHW in images_BCHW:
+        a, b = on_onnx(image_CHW[None]), on_torch(image_CHW[None])
+        difference = max(difference, float(np.abs(a - b).max()))
+        masks += int((((a > 0) != (b > 0)) & (np.abs(b) > UNDECIDED)).sum())
+    return Parity(difference, masks)
+
+
+def _store_in_half(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Store float32 tensors as float16, each followed by a cast that ONNX Runtime folds away when it loads them."""
+    graph = model.graph
+    casts = []
+    for tensor in graph.initializer:
+        values = onnx.numpy_helper.to_array(tensor)
+        # Exact for weights that were rounded before; a constant that would change stays as it is.
+        if values.dtype != np.float32 or values.size < 16:
+            continue
+        half = values.astype(np.float16)
+        if not np.array_equal(half.astype(np.float32), values):
+            continue
+        name = tensor.name
+        tensor.CopyFrom(onnx.numpy_helper.from_array(half, f"{name}.half"))
+        casts.append(onnx.helper.make_node("Cast", [f"{name}.half"], [name], to=onnx.TensorProto.FLOAT))
+    nodes = [*casts, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    del graph.value_info[:]
+    for part in (model, graph, *graph.node, *graph.input, *graph.output):
+        del part.metadata_props[:]  # the exporter's stack traces
+    onnx.checker.check_model(model)
+    return model

@@ -1,0 +1,214 @@
+"""Drawings of results: an outline, an overlay, a row of panels, a probability as a grey image.
+
+Every function takes an RGB photograph and returns a new array; what it is given is never changed.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from dermseg.errors import InputError
+
+Picture = NDArray[np.uint8]
+"""RGB, (H, W, 3)."""
+
+Mask = NDArray[np.bool_]
+"""True inside the lesion, (H, W)."""
+
+Colour = tuple[int, int, int]
+"""Red, green and blue, each 0 to 255."""
+
+# Cyan is what skin, blood and melanin never show, and stays apart from them for every kind of colour vision.
+LINE: Colour = (72, 224, 255)
+RIM: Colour = (8, 28, 40)
+
+INK: Colour = (60, 60, 60)
+PAPER: Colour = (255, 255, 255)
+
+PANEL = 480
+GAP = 12
+CAPTION = 34
+
+
+def outline(pixels: Picture, mask: Mask, color: Colour = LINE, thickness: int | None = None) -> Picture:
+    """Draw the lesion's outline: a bright line in a thin dark rim, so that it shows on any skin.
+
+    Args:
+        pixels: The photograph, uint8 (H, W, 3), RGB.
+        mask: The lesion, bool (H, W).
+        color: The line's colour, RGB.
+        thickness: The line's width in pixels, without the rim; left out, it grows with the image.
+
+    Returns:
+        A new photograph with the outline, uint8 (H, W, 3). An empty mask draws nothing.
+
+    Raises:
+        InputError: If the photograph and the mask do not fit together.
+    """
+    _check_pair(pixels, mask)
+    drawn = pixels.copy()
+    _trace(drawn, mask, color, thickness)
+    return drawn
+
+
+def overlay(pixels: Picture, mask: Mask, *, alpha: float = 0.15) -> Picture:
+    """Draw the lesion's outline and dim the skin around it; inside, the photograph stays as it is.
+
+    Args:
+        pixels: The photograph, uint8 (H, W, 3), RGB.
+        mask: The lesion, bool (H, W).
+        alpha: How much of the light outside the lesion is taken away, 0 (none) to 1 (all).
+
+    Returns:
+        A new photograph, uint8 (H, W, 3).
+
+    Raises:
+        InputError: If the photograph and the mask do not fit together, or alpha is out of range.
+    """
+    _check_pair(pixels, mask)
+    if not 0 <= alpha <= 1:
+        raise InputError(f"alpha must lie between 0 and 1, not {alpha}.")
+    drawn = cv2.convertScaleAbs(pixels, alpha=1 - alpha).astype(np.uint8, copy=False)
+    cv2.copyTo(pixels, mask.view(np.uint8), drawn)
+    _trace(drawn, mask, LINE, None)
+    return drawn
+
+
+def probability_image(probability: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Return a probability as grey: 0 is black, 1 is white, one half is 128.
+
+    Args:
+        probability: The lesion's probability at each pixel, float (H, W) in [0, 1].
+
+    Returns:
+        Grey values, uint8 (H, W).
+
+    Raises:
+        InputError: If the array has not two axes.
+    """
+    if probability.ndim != 2:
+        raise InputError(f"A probability must have the shape (H, W), not {probability.shape}.")
+    return (np.clip(probability, 0, 1) * 255 + 0.5).astype(np.uint8)
+
+
+def side_by_side(pixels: Picture, mask: Mask, probability: NDArray[np.float32] | None = None) -> Picture:
+    """Draw the photograph, its overlay, the mask and, if given, the probability in one captioned row.
+
+    Args:
+        pixels: The photograph, uint8 (H, W, 3), RGB.
+        mask: The lesion, bool (H, W).
+        probability: The lesion's probability at each pixel, float (H, W) in [0, 1].
+
+    Returns:
+        The row, uint8, RGB. The longer side of each panel is 480 pixels whatever the photograph's size.
+
+    Raises:
+        InputError: If the photograph, the mask and the probability do not fit together.
+    """
+    _check_pair(pixels, mask)
+    if probability is not None and probability.shape != mask.shape:
+        raise InputError(f"The probability has the shape {probability.shape}, the photograph {mask.shape}.")
+
+    # Outlined after scaling: as crisp in the panel of a large photograph as in that of a small one.
+    photo = _fit(pixels).astype(np.uint8, copy=False)
+    small_mask = _fit(mask.astype(np.float32)) >= 0.5
+    panels = {
+        "Photograph": photo,
+        "Outline": overlay(photo, small_mask),
+        "Mask": np.repeat(small_mask[..., None].astype(np.uint8) * 255, 3, axis=2),
+    }
+    if probability is not None:
+        panels["Probability"] = _viridis(probability_image(_fit(probability).astype(np.float32)))
+    cells = [_captioned(panel, caption) for caption, panel in panels.items()]
+    if probability is not None:
+        cells.append(_scale_bar(photo.shape[0]))
+
+    height = cells[0].shape[0]
+    gap = np.full((height, GAP, 3), PAPER, np.uint8)
+    row = [part for cell in cells for part in (gap, cell)]
+    top = np.full((GAP, sum(part.shape[1] for part in row) + GAP, 3), PAPER, np.uint8)
+    return np.vstack([top, np.hstack([*row, gap])])
+
+
+def _check_pair(pixels: Picture, mask: Mask) -> None:
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.size == 0:
+        raise InputError(f"A photograph must be uint8 (H, W, 3), not {pixels.dtype} {pixels.shape}.")
+    if mask.dtype != np.bool_:
+        raise InputError(f"A mask must be bool, not {mask.dtype}.")
+    if mask.shape != pixels.shape[:2]:
+        raise InputError(f"The mask has the shape {mask.shape}, the photograph {pixels.shape[:2]}.")
+
+
+def _trace(pixels: Picture, mask: Mask, color: Colour, thickness: int | None) -> None:
+    """Draw the mask's contours, holes too, onto the photograph itself."""
+    if thickness is None:
+        thickness = max(2, round(max(mask.shape) / 450))
+    rim = max(1, round(thickness / 2))
+    found, _ = cv2.findContours(mask.view(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+    contours = [_smooth(contour) for contour in found]
+    for colour, width in ((RIM, thickness + 2 * rim), (color, thickness)):
+        cv2.polylines(pixels, contours, True, colour, width, cv2.LINE_AA, shift=4)
+
+
+def _smooth(contour: NDArray[Any]) -> NDArray[np.int32]:
+    """Return a closed contour without its stairs, in sixteenths of a pixel."""
+    points = contour[:, 0].astype(np.float32)
+    if len(points) > 8:
+        padded = np.concatenate([points[-2:], points, points[:2]])
+        points = cv2.blur(padded, (1, 5)).astype(np.float32)[2:-2]
+    return np.rint(points * 16).astype(np.int32)[:, None]
+
+
+def _fit(image: NDArray[Any]) -> NDArray[Any]:
+    """Return the image scaled so that its longer side is that of a panel."""
+    height, width = image.shape[:2]
+    scale = PANEL / max(height, width)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+
+
+def _viridis(grey: NDArray[np.uint8]) -> Picture:
+    return cv2.applyColorMap(grey, cv2.COLORMAP_VIRIDIS)[..., ::-1].astype(np.uint8)
+
+
+def _captioned(panel: Picture, caption: str) -> Picture:
+    """Return the panel centred over its caption, widened with white where it is narrower."""
+    text = _text(caption)
+    width = max(panel.shape[1], text.shape[1])
+    cell = np.full((panel.shape[0] + CAPTION, width, 3), PAPER, np.uint8)
+    left = (width - panel.shape[1]) // 2
+    cell[: panel.shape[0], left : left + panel.shape[1]] = panel
+    _paste(cell, text, panel.shape[0] + CAPTION // 2, (width - text.shape[1]) // 2)
+    return cell
+
+
+def _scale_bar(height: int) -> Picture:
+    """Return viridis from 1 above to 0 below, with three ticks, as high as a captioned panel."""
+    bar, texts = 14, [_text(text) for text in ("1.0", "0.5", "0.0")]
+    cell = np.full((height + CAPTION, bar + 8 + texts[0].shape[1], 3), PAPER, np.uint8)
+    ramp = np.linspace(255, 0, height).round().astype(np.uint8)
+    cell[:height, :bar] = _viridis(np.repeat(ramp[:, None], bar, axis=1))
+    for text, place in zip(texts, (0.0, 0.5, 1.0), strict=True):
+        half = text.shape[0] // 2
+        row = min(max(round(place * (height - 1)), half), max(half, height - half))
+        _paste(cell, text, row, bar + 8)
+    return cell
+
+
+def _text(text: str) -> Picture:
+    """Return a line of text on white; drawn four times too large and shrunk, for OpenCV's own is coarse."""
+    font, scale, weight = cv2.FONT_HERSHEY_SIMPLEX, 2.0, 4
+    (width, height), baseline = cv2.getTextSize(text, font, scale, weight)
+    canvas = np.full((height + baseline + 16, width + 16, 3), PAPER, np.uint8)
+    cv2.putText(canvas, text, (8, height + 8), font, scale, INK, weight, cv2.LINE_AA)
+    return cv2.resize(canvas, None, fx=0.25, fy=0.25, interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
+
+
+def _paste(cell: Picture, text: Picture, middle: int, left: int) -> None:
+    """Put the text onto the cell, around the row `middle`, from the column `left`."""
+    top = max(0, min(middle - text.shape[0] // 2, cell.shape[0] - text.shape[0]))
+    cell[top : top + text.shape[0], left : left + text.shape[1]] = text

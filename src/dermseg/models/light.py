@@ -1,0 +1,114 @@
+"""``light``: a network made for one CPU core.
+
+MobileNetV2's encoder (Sandler et al., CVPR 2018), down to 1/32, and a decoder of four plain convolutions.
+The encoder's batch normalisation is folded into its convolutions from the start: on a CPU in bfloat16
+that doubles the speed of training.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from dermseg.errors import RecipeError
+from dermseg.models.blocks import ConvBlock, pad_to_multiple, resize
+
+STRIDE = 32
+SKIP_LAYERS = (1, 4, 11)  # the last layers at 1/4, 1/8 and 1/16
+LAST_LAYER = 15  # 320 channels at 1/32
+SKIP_CHANNELS = (16, 24, 32, 96)
+
+
+class Encoder(nn.Module):
+    """MobileNetV2 without its classifier, normalisation folded; returns features at 1/2 to 1/32."""
+
+    def __init__(self, pretrained: str | Path | None = None) -> None:
+        super().__init__()
+        from transformers import MobileNetV2Config, MobileNetV2Model
+
+        if pretrained is None:
+            network = MobileNetV2Model(MobileNetV2Config(tf_padding=True), add_pooling_layer=False)
+        else:
+            folder = Path(pretrained)
+            if not (folder / "config.json").is_file():
+                raise RecipeError(
+                    f"{folder} is no folder of pretrained weights: expected config.json and model.safetensors "
+                    "as transformers' save_pretrained writes them for MobileNetV2"
+                )
+            network = MobileNetV2Model.from_pretrained(folder, add_pooling_layer=False, local_files_only=True)
+        self.stem = network.conv_stem
+        self.layers = network.layer[: LAST_LAYER + 1]
+        _fold_normalisation(self)
+        if pretrained is None:
+            for module in self.modules():
+                if isinstance(module, nn.Conv2d):
+                    nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")
+
+    def forward(self, image_BCHW: Tensor) -> list[Tensor]:
+        """Features at 1/2, 1/4, 1/8, 1/16 and 1/32; both sides must be multiples of 32."""
+        features = self.stem(image_BCHW)
+        levels = [features]
+        for index, layer in enumerate(self.layers):
+            features = layer(features)
+            if index in (*SKIP_LAYERS, LAST_LAYER):
+                levels.append(features)
+        return levels
+
+
+class Light(nn.Module):
+    """The shipped network: about 2.2 million parameters with one class.
+
+    Args:
+        classes: Output channels.
+        widths: Channels of the decoder's blocks at 1/2, 1/4, 1/8 and 1/16 of the input.
+        dropout: Share of feature maps dropped (2-D dropout) before the last block, in [0, 1).
+        pretrained: A folder of MobileNetV2 weights as transformers writes it, or None to begin from random weights.
+    """
+
+    def __init__(
+        self,
+        classes: int = 1,
+        widths: tuple[int, int, int, int] = (32, 48, 64, 96),
+        dropout: float = 0.1,
+        pretrained: str | Path | None = None,
+    ) -> None:
+        super().__init__()
+        self.encoder = Encoder(pretrained)
+        deepest = widths[-1] + 32
+        self.bottom = ConvBlock(320, deepest, kernel_size=1)
+        # The whole picture's mean: at 1/32 a convolution still sees only a part of it.
+        self.context = nn.Linear(320, deepest)
+        below = (*widths[1:], deepest)
+        self.blocks = nn.ModuleList(
+            ConvBlock(inner + skip, width) for inner, skip, width in zip(below, SKIP_CHANNELS, widths, strict=True)
+        )
+        self.dropout = nn.Dropout2d(dropout)
+        self.head = nn.Conv2d(widths[0], classes, kernel_size=1)
+
+    def forward(self, image_BCHW: Tensor) -> Tensor:
+        """Logits (B, classes, H, W) of a normalised image (B, 3, H, W)."""
+        height, width = image_BCHW.shape[-2:]
+        padded = pad_to_multiple(image_BCHW, STRIDE)
+        *skips, deepest = self.encoder(padded)
+        features = self.bottom(deepest) + self.context(deepest.mean(dim=(2, 3)))[:, :, None, None]
+        for level in reversed(range(len(skips))):
+            skip = skips[level]
+            if level == 0:
+                features = self.dropout(features)
+            features = self.blocks[level](torch.cat([resize(features, skip.shape[-2:]), skip], dim=1))
+        logits: Tensor = resize(self.head(features), padded.shape[-2:])
+        return logits[..., :height, :width]
+
+
+def _fold_normalisation(network: nn.Module) -> None:
+    """Replace each convolution and its batch normalisation by one convolution with a bias."""
+    network.eval()
+    for module in network.modules():
+        convolution, norm = getattr(module, "convolution", None), getattr(module, "normalization", None)
+        if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+            module.convolution = fuse_conv_bn_eval(convolution, norm)
+            setattr(module, "normalization", None)  # noqa: B010  - its type is not known here
+    network.train()

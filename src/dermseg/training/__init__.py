@@ -1,0 +1,1 @@
+"""Training: a recipe and data sets become a bundle."""

@@ -1,0 +1,239 @@
+"""One training run: recipe and data in, a run folder with checkpoints, curves and a bundle out.
+
+<output>/recipe.yaml            every setting used
+<output>/data.json              data sets, counts, content hash
+<output>/metrics.csv            loss, and scores on tune, of each epoch
+<output>/checkpoints/last.ckpt  to resume from
+<output>/checkpoints/best.ckpt  best on tune; the bundle is made of it
+<output>/bundle/                what `dermseg segment --bundle` takes
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import logging
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint
+from numpy.typing import NDArray
+
+from dermseg import __version__
+from dermseg.bundle import Architecture, Bundle, Manifest, Normalisation, TrainingData
+from dermseg.data import cache, catalog, splits
+from dermseg.errors import DataError, InputError, RecipeError
+from dermseg.export import export
+from dermseg.imaging import write_bytes
+from dermseg.training.config import Recipe
+from dermseg.training.datamodule import CachedData, TuneSet
+from dermseg.training.module import MEAN, STD, LesionTraining
+
+PARITY_IMAGES = 8
+
+
+def train(
+    recipe: Recipe,
+    data: str | Path,
+    output: str | Path,
+    *,
+    resume: bool = False,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    cache_folder: Path | None = None,
+    report: Callable[[str], None] = print,
+    progress_bar: bool = False,
+) -> Bundle:
+    """Train as ``recipe`` says and make a bundle of the weights that are best on ``tune``.
+
+    Args:
+        recipe: The settings.
+        data: A folder of data sets in their official layouts.
+        output: The run's folder; new or empty, unless resuming.
+        resume: Go on from the run's last checkpoint, with the same result as an uninterrupted run.
+        device: Where to train.
+        cache_folder: Where resized images are kept; ``dermseg.data.cache.default_folder()`` if None.
+        report: Takes a line at the start, after each epoch and at the end.
+        progress_bar: Show a bar within each epoch.
+
+    Raises:
+        InputError: If ``output`` is in use, or there is nothing to resume.
+        RecipeError: If a setting names something that does not exist, or differs from that of the resumed run.
+        DataError: If the data sets cannot be read, a split is empty, or they differ from those of the resumed run.
+    """
+    folder = Path(output)
+    _check_folder(folder, recipe, resume)
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    lightning.seed_everything(recipe.seed, verbose=False)
+    samples = catalog.with_lesion(catalog.read(data, recipe.data.sources))
+    table = splits.read(recipe.data.splits or splits.DEFAULT)
+    train_samples, tune_samples = (splits.select(samples, side, table) for side in ("train", "tune"))
+    for side, found in (("train", train_samples), ("tune", tune_samples)):
+        if not found:
+            raise DataError(f"{data} has no image with a lesion mask in the split {side!r}; training needs some")
+    report(f"{len(train_samples)} images to train on, {len(tune_samples)} to tune on; run folder {folder}")
+    train_images, tune_images = (
+        cache.load(found, recipe.classes, recipe.input_size, folder=cache_folder, progress=_now_and_then(report))
+        for found in (train_samples, tune_samples)
+    )
+    module = LesionTraining(recipe, sources := tuple(sorted({sample.source for sample in tune_samples})))
+    source_of = np.array([sources.index(sample.source) for sample in tune_samples], np.int64)
+    datamodule = CachedData(train_images, TuneSet(tune_images, source_of), recipe.batch_size, recipe.seed)
+    description = TrainingData(
+        sources=dict(Counter(sample.source for sample in train_samples)),
+        licences={sample.source: sample.licence for sample in train_samples},
+        split="train",
+        initialisation=_initialisation(recipe),
+        content_hash=train_images.content_hash,
+    )
+    _record(folder, recipe, description, resume)
+
+    checkpoints = ModelCheckpoint(
+        folder / "checkpoints",
+        filename="best",
+        monitor="tune/jaccard",
+        mode="max",
+        save_last=True,
+        enable_version_counter=False,
+    )
+    trainer = lightning.Trainer(
+        accelerator="gpu" if device == "cuda" else device,
+        devices=1,
+        precision=recipe.precision,
+        max_epochs=recipe.epochs,
+        gradient_clip_val=recipe.optimizer.clip,
+        callbacks=[EMAWeightAveraging(decay=recipe.ema), checkpoints, _EpochReport(folder / "metrics.csv", report)],
+        logger=False,
+        num_sanity_val_steps=0,
+        enable_progress_bar=progress_bar,
+        enable_model_summary=False,
+        deterministic=True,
+    )
+    last = folder / "checkpoints" / "last.ckpt"
+    with warnings.catch_warnings():
+        # Lightning's own use of torch, which torch is to change.
+        warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
+        trainer.fit(module, datamodule, ckpt_path=last if resume else None, weights_only=True)
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    bundle = make_bundle(folder, recipe, description, tune_images)
+    report(f"bundle: {bundle.path}")
+    return bundle
+
+
+def make_bundle(folder: Path, recipe: Recipe, data: TrainingData, images: cache.CachedImages) -> Bundle:
+    """Make ``folder / "bundle"`` of the run's best checkpoint; ``images`` check that its two networks agree."""
+    best = torch.load(folder / "checkpoints" / "best.ckpt", map_location="cpu", weights_only=True)
+    module = LesionTraining(recipe, ())
+    module.load_state_dict(best["state_dict"])
+    arguments = {name: value for name, value in recipe.model.arguments.items() if name != "pretrained"}
+    manifest = Manifest(
+        name=recipe.name,
+        description=recipe.description,
+        architecture=Architecture(
+            name=recipe.model.name,
+            arguments=arguments,
+            parameters=sum(parameter.numel() for parameter in module.model.parameters()),
+        ),
+        classes=recipe.classes,
+        input_size=recipe.input_size,
+        normalisation=Normalisation(mean=(MEAN,) * 3, std=(STD,) * 3, padding=cache.PADDING),
+        thresholds=dict.fromkeys(recipe.classes, best["threshold"]),
+        training_data=data,
+        licence=licence_of_weights(data.licences.values()),
+        versions={"dermseg": __version__} | {name: version(name) for name in ("torch", "lightning", "onnx")},
+    )
+    return export(folder / "bundle", module.model, manifest, _spread(images, PARITY_IMAGES))
+
+
+def licence_of_weights(licences: Sequence[str] | Any) -> str:
+    """The licence of weights fitted on data under ``licences``: what the strictest of them still allows."""
+    strict = set(licences) - {catalog.CC0}
+    if not strict:
+        return "Apache-2.0"
+    return catalog.CC_BY_NC if strict == {catalog.CC_BY_NC} else f"as its training data: {', '.join(sorted(strict))}"
+
+
+class _EpochReport(Callback):
+    """After each epoch a line to the user and a row of ``metrics.csv``; a resumed run goes on in the same file."""
+
+    def __init__(self, table: Path, report: Callable[[str], None]) -> None:
+        self._table = table
+        self._report = report
+        self._start = 0.0
+
+    def on_train_epoch_start(self, *_: object) -> None:
+        self._start = time.monotonic()
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        assert isinstance(pl_module, LesionTraining)
+        seconds = time.monotonic() - self._start
+        epoch, epochs = trainer.current_epoch + 1, pl_module.recipe.epochs
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        self._append({"epoch": str(epoch)} | {name: f"{value:.6g}" for name, value in metrics.items()})
+        scores = ", ".join(f"{name.removeprefix('tune/')} {value:.4f}" for name, value in metrics.items())
+        minutes = (epochs - epoch) * seconds / 60
+        self._report(f"epoch {epoch}/{epochs}: {scores}; {seconds:.0f} s, {minutes:.0f} min left")
+
+    def _append(self, row: Mapping[str, str]) -> None:
+        rows = []
+        if self._table.is_file():
+            with self._table.open(newline="", encoding="utf-8") as file:
+                rows = [old for old in csv.DictReader(file) if int(old["epoch"]) < int(row["epoch"])]
+        text = io.StringIO()
+        writer = csv.DictWriter(text, row.keys(), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows([*rows, row])
+        write_bytes(self._table, text.getvalue().encode())
+
+
+def _check_folder(folder: Path, recipe: Recipe, resume: bool) -> None:
+    if not resume and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder} is in use; give a new folder, or --resume to go on with the run in it")
+    if resume and not (folder / "checkpoints" / "last.ckpt").is_file():
+        raise InputError(f"{folder} holds no run to resume: checkpoints/last.ckpt is missing")
+    if resume and (folder / "recipe.yaml").read_text(encoding="utf-8") != recipe.to_yaml():
+        raise RecipeError(f"the settings differ from those of the run in {folder} (recipe.yaml); resume with the same")
+
+
+def _record(folder: Path, recipe: Recipe, data: TrainingData, resume: bool) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(data.model_dump(mode="json"), indent=2) + "\n"
+    if resume and (folder / "data.json").read_text(encoding="utf-8") != text:
+        raise DataError(f"the data differ from those of the run in {folder} (data.json); resume with the same")
+    write_bytes(folder / "recipe.yaml", recipe.to_yaml().encode())
+    write_bytes(folder / "data.json", text.encode())
+
+
+def _initialisation(recipe: Recipe) -> str:
+    pretrained = recipe.model.arguments.get("pretrained")
+    return f"the pretrained weights {Path(pretrained).name}" if pretrained else "random weights"
+
+
+def _spread(images: cache.CachedImages, count: int) -> NDArray[np.float32]:
+    """A few images from all over the set, normalised, (N, 3, S, S)."""
+    chosen = np.unique(np.linspace(0, len(images) - 1, count).astype(int))
+    pixels = images.images[chosen].astype(np.float32).transpose(0, 3, 1, 2) / 255
+    normalised: NDArray[np.float32] = (pixels - np.float32(MEAN)) / np.float32(STD)
+    return normalised
+
+
+def _now_and_then(report: Callable[[str], None], seconds: float = 10) -> Callable[[int, int], None]:
+    """Report progress at most every ``seconds``."""
+    last = time.monotonic()
+
+    def progress(done: int, count: int) -> None:
+        nonlocal last
+        if time.monotonic() - last > seconds:
+            last = time.monotonic()
+            report(f"resizing images: {done} of {count}")
+
+    return progress
