@@ -9,9 +9,11 @@ MODEL_CARD.md       the manifest in words
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import shutil
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
@@ -121,15 +123,16 @@ class Bundle:
         """Open a bundle.
 
         Args:
-            name_or_path: The name of a shipped bundle, a bundle's folder, or a zip of one.
+            name_or_path: The name of a shipped bundle, a bundle's folder, or a zip of one; a ``Path`` is no name.
 
         Raises:
             BundleError: If there is none, or it is of another format.
         """
-        path = _shipped_folder() / name_or_path if _is_name(name_or_path) else Path(name_or_path)
+        shipped = {path.name: path for path in _shipped_folders()} if isinstance(name_or_path, str) else {}
+        path = shipped.get(str(name_or_path), Path(name_or_path))
         if not path.exists():
-            shipped = ", ".join(bundle.name for bundle in shipped_bundles())
-            raise BundleError(f"there is no bundle {str(name_or_path)!r}; give a folder, a zip or one of: {shipped}")
+            names = ", ".join(path.name for path in _shipped_folders())
+            raise BundleError(f"there is no bundle {str(name_or_path)!r}; give a folder, a zip or one of: {names}")
         try:
             manifest = Manifest.model_validate_json(_read(path, MANIFEST))
         except ValidationError as error:
@@ -187,14 +190,22 @@ class Bundle:
             raise BundleError(f"{self.path / WEIGHTS} does not fit the architecture {architecture.name!r}") from error
         return network.eval()
 
-    def with_scores(self, scores: Sequence[Score]) -> Bundle:
-        """Record scores in the bundle and its card, in place of older ones on the same data and protocol.
+    def check_writable(self) -> None:
+        """Check that scores can be recorded.
 
         Raises:
             InputError: If the bundle is a zip.
         """
         if not self.path.is_dir():
             raise InputError(f"{self.path} is a zip; scores can be recorded in a bundle's folder only")
+
+    def with_scores(self, scores: Sequence[Score]) -> Bundle:
+        """Record scores in the bundle and its card, in place of older ones on the same data and protocol.
+
+        Raises:
+            InputError: If the bundle is a zip.
+        """
+        self.check_writable()
         new = {(score.data, score.split, score.protocol) for score in scores}
         kept = tuple(s for s in self.manifest.scores if (s.data, s.split, s.protocol) not in new)
         manifest = self.manifest.model_copy(update={"scores": (*kept, *scores)})
@@ -202,15 +213,13 @@ class Bundle:
         return replace(self, manifest=manifest)
 
     def pack(self, path: Path) -> Path:
-        """Write the bundle as one zip and return its path."""
-        temporary = path.with_name(f".{path.name}.tmp")
-        try:
-            with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
-                for name in (MANIFEST, ONNX, WEIGHTS, CARD):
-                    archive.writestr(name, _read(self.path, name))
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        """Write the bundle, its hashes checked, as one zip and return its path."""
+        self.verify()
+        content = io.BytesIO()
+        with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name in (MANIFEST, ONNX, WEIGHTS, CARD):
+                archive.writestr(name, _read(self.path, name))
+        write_bytes(path, content.getvalue())
         return path
 
 
@@ -237,7 +246,7 @@ def write(folder: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Bundl
 
 def shipped_bundles() -> list[Bundle]:
     """The bundles inside the package."""
-    return [Bundle.load(path) for path in sorted(_shipped_folder().iterdir()) if (path / MANIFEST).is_file()]
+    return [Bundle.load(path) for path in _shipped_folders()]
 
 
 def model_card(manifest: Manifest) -> str:
@@ -296,14 +305,8 @@ def _write_manifest(folder: Path, manifest: Manifest) -> None:
     write_bytes(folder / CARD, model_card(manifest).encode())
 
 
-def _shipped_folder() -> Path:
-    return Path(str(resources.files("dermseg") / "bundles"))
-
-
-def _is_name(name_or_path: str | Path) -> bool:
-    """Whether this names a shipped bundle; a name has no separator, so a path is never taken for one."""
-    name = str(name_or_path)
-    return name.isidentifier() or (name.replace("-", "_").isidentifier() and (_shipped_folder() / name).is_dir())
+def _shipped_folders() -> list[Path]:
+    return sorted(path.parent for path in Path(str(resources.files("dermseg"))).glob(f"bundles/*/{MANIFEST}"))
 
 
 def _read(path: Path, name: str) -> bytes:
@@ -316,5 +319,5 @@ def _read(path: Path, name: str) -> bytes:
             return archive.read(name)
     except (FileNotFoundError, KeyError) as error:
         raise BundleError(f"{path} is no complete bundle: {name} is missing") from error
-    except (zipfile.BadZipFile, OSError) as error:
+    except (OSError, EOFError, RuntimeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         raise BundleError(f"{path} is no bundle: it is neither a folder nor a readable zip") from error

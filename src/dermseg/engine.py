@@ -56,6 +56,9 @@ def _open_onnx(bundle: Bundle, threads: int | None) -> Engine:
         session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime has a class of its own for each way a file can be wrong
         raise BundleError(f"{bundle.path / ONNX} is no network ONNX Runtime can load: {error}") from error
+    expected = ["image", 3, bundle.manifest.input_size, bundle.manifest.input_size]
+    if (found := [[part.name, *part.shape[1:]] for part in session.get_inputs()]) != [expected]:
+        raise BundleError(f"{bundle.path / ONNX} takes {found} where the manifest describes {[expected]}")
 
     def run(image_BCHW: NDArray[np.float32]) -> NDArray[np.float32]:
         logits: NDArray[np.float32] = session.run(None, {"image": image_BCHW})[0]

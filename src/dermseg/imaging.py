@@ -367,6 +367,18 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
         raise InputError(f"{_shown(path)} cannot be written ({_reason(error)}); give another path") from error
 
 
+def make_folder(path: str | os.PathLike[str]) -> None:
+    """Makes a folder, and those above it, where it does not exist.
+
+    Raises:
+        InputError: It cannot be made.
+    """
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{_shown(path)} cannot be made a folder ({_reason(error)}); give another path") from error
+
+
 def _shown(name: object) -> str:
     text = str(name)
     return text if text and text.isprintable() else ascii(text)

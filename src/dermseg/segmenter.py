@@ -28,6 +28,7 @@ from dermseg.imaging import (
     Source,
     encode_image,
     encode_mask,
+    make_folder,
     open_image,
     write_bytes,
 )
@@ -119,10 +120,7 @@ class Prediction:
         """
         stem = stem or Path(self.photograph.name).stem.strip("<>")
         paths = []
-        try:
-            Path(folder).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"{folder} cannot be made a folder ({error.strerror}); give another") from error
+        make_folder(folder)
         for output in outputs:
             path = Path(folder) / (f"{stem}.json" if output == "json" else f"{stem}_{output}.png")
             write_bytes(path, self._encode(output))
@@ -209,6 +207,8 @@ class Segmenter:
     ) -> None:
         if threshold is not None and not 0 < threshold < 1:
             raise InputError(f"the threshold is {threshold}; expected a probability between 0 and 1")
+        if not max_megapixels > 0:
+            raise InputError(f"max_megapixels is {max_megapixels}; expected a number above 0")
         self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.load(bundle)
         manifest = self.bundle.manifest
         self.thresholds = tuple(threshold or manifest.thresholds[name] for name in manifest.classes)

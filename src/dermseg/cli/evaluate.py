@@ -32,16 +32,15 @@ def evaluate(
     """Score a bundle by the official ISIC Task 1 metrics, with 95 % bootstrap intervals.
 
     Examples:
-        dermseg evaluate --data DATA --split test
-
-        dermseg evaluate --bundle runs/lesion/bundle --data DATA --split test --source isic2017
+    - `dermseg evaluate --data DATA --split test`
+    - `dermseg evaluate --bundle runs/lesion/bundle --data DATA --split test --source isic2017`
     """
     from dermseg import evaluation
     from dermseg.bundle import Bundle
     from dermseg.cli.progress import progress_bar
     from dermseg.data import catalog
     from dermseg.data import splits as tables
-    from dermseg.imaging import write_bytes
+    from dermseg.imaging import make_folder, write_bytes
     from dermseg.segmenter import Segmenter
 
     if record and threshold is not None:
@@ -49,16 +48,20 @@ def evaluate(
     samples = catalog.with_lesion(catalog.read(data, source))
     chosen = tables.select(samples, split, tables.read(splits or tables.DEFAULT))
     loaded = Bundle.load(bundle)
+    if record:
+        loaded.check_writable()
+    make_folder(output)
     segmenter = Segmenter(loaded, device=device.value, threshold=threshold, threads=1)
     with progress_bar(len(chosen), "evaluating") as advance:
         result = evaluation.evaluate(segmenter, chosen, data=str(data), split=split, progress=advance)
-    output.mkdir(parents=True, exist_ok=True)
     result.write_csv(output / "scores.csv")
     write_bytes(output / "result.json", result.to_json().encode())
     typer.echo(str(result))
     typer.echo(f"\nper image: {output / 'scores.csv'}; everything: {output / 'result.json'}", err=True)
+    if result.failures:
+        if record:
+            typer.echo("not recorded in the bundle: a score counts only over all images", err=True)
+        raise typer.Exit(1)
     if record:
         loaded.with_scores(result.scores())
         typer.echo(f"recorded in {loaded.path}", err=True)
-    if result.failures:
-        raise typer.Exit(1)

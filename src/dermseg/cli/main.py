@@ -10,11 +10,12 @@ from typer.core import TyperGroup
 from dermseg import __version__
 from dermseg.cli.bundles import bundles
 from dermseg.cli.evaluate import evaluate
+from dermseg.cli.example import example
 from dermseg.cli.segment import segment
 from dermseg.cli.train import train
 from dermseg.errors import DermsegError
 
-COMMANDS = (segment, train, evaluate, bundles)
+COMMANDS = (segment, train, evaluate, bundles, example)
 
 
 class _Commands(TyperGroup):

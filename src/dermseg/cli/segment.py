@@ -6,6 +6,7 @@ import glob
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -50,7 +51,7 @@ def segment(
     ] = None,
     device: Annotated[Device, typer.Option(help="auto is the CPU; cuda needs the extra 'train'.")] = Device.auto,
     recursive: Annotated[
-        bool, typer.Option("--recursive", "-r", help="Go into subfolders, and make them in DIR.")
+        bool, typer.Option("--recursive", "-r", help="Go into subfolders, and make them in the output's folder.")
     ] = False,
     workers: Annotated[int | None, typer.Option(min=1, help="Images in work at a time [number of cores].")] = None,
     orientation: Annotated[
@@ -64,12 +65,11 @@ def segment(
     A file that cannot be used is listed at the end, the others are done; the exit code is then 1.
 
     Examples:
-        dermseg segment lesion.jpg
-
-        dermseg segment photos --recursive --output masks --save mask,json
-
-        dermseg segment 'photos/*.png' --threshold 0.4 --json
+    - `dermseg segment lesion.jpg`
+    - `dermseg segment photos --recursive --output masks --save mask,json`
+    - `dermseg segment 'photos/*.png' --threshold 0.4 --json`
     """
+    from dermseg.imaging import make_folder
     from dermseg.segmenter import Segmenter, parse_outputs
 
     outputs = parse_outputs(save)
@@ -83,13 +83,14 @@ def segment(
         # Several images share the cores better than several threads share one image.
         threads=1 if len(jobs) > 1 and workers != 1 else None,
     )
+    make_folder(output)
     failures = _run(segmenter, jobs, outputs, workers, as_json)
     done = len(jobs) - len(failures)
     if not as_json and done:
         typer.echo(f"{done} image{'s' * (done != 1)}: {', '.join(outputs)} in {output}")
     if failures:
         for path, error in failures:
-            typer.echo(f"error: {error}" if path.name in str(error) else f"error: {path}: {error}", err=True)
+            typer.echo(f"error: {_sentence(path, error)}", err=True)
         if len(jobs) > 1:
             typer.echo(f"{len(failures)} of {len(jobs)} images failed", err=True)
         raise typer.Exit(1)
@@ -103,7 +104,9 @@ def plan(paths: Sequence[str], output: Path, recursive: bool) -> dict[Path, Path
     """
     jobs: dict[Path, Path] = {}
     for given in paths:
-        jobs |= {image: output / place for image, place in _find(given, recursive)}
+        jobs |= {image: output / place for image, place in _find(given, output, recursive)}
+    real = cache(Path.resolve)
+    inputs = {real(image.parent) / image.name for image in jobs}
     targets: dict[str, Path] = {}
     for image, folder in jobs.items():
         # Names that differ in case alone are one file on some systems.
@@ -113,19 +116,30 @@ def plan(paths: Sequence[str], output: Path, recursive: bool) -> dict[Path, Path
                 f"{first} and {image} would both be written to {folder / image.stem}_*; rename one of them"
             )
         for name in ("mask", "overlay", "result", "probability"):
-            if (target := folder / f"{image.stem}_{name}.png") in jobs:
-                raise InputError(f"the {name} of {image} would replace the input {target}; choose another --output")
+            target = f"{image.stem}_{name}.png"
+            if real(folder) / target in inputs:
+                raise InputError(
+                    f"the {name} of {image} would replace the input {folder / target}; choose another --output"
+                )
     return jobs
 
 
-def _find(given: str, recursive: bool) -> Iterable[tuple[Path, Path]]:
-    """Images meant by one argument, each with its folder relative to the output's."""
+def _find(given: str, output: Path, recursive: bool) -> Iterable[tuple[Path, Path]]:
+    """Images meant by one argument, each with its folder relative to the output's.
+
+    An output folder inside the folder that is searched holds an earlier run's results, which are no input.
+    """
     from dermseg.imaging import IMAGE_SUFFIXES
 
     path = Path(given)
     if path.is_dir():
         found = sorted(path.rglob("*") if recursive else path.iterdir())
-        images = [file for file in found if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file()]
+        results = output if path in output.parents else None
+        images = [
+            file
+            for file in found
+            if file.suffix.lower() in IMAGE_SUFFIXES and results not in file.parents and file.is_file()
+        ]
         if not images:
             hint = "" if recursive else "; --recursive looks into subfolders"
             raise InputError(f"{path} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))}){hint}")
@@ -162,3 +176,11 @@ def _run(
                 outcome = {"error": str(result)} if isinstance(result, DermsegError) else result.to_dict()
                 typer.echo(json.dumps({"path": str(image), **outcome}))
     return failures
+
+
+def _sentence(path: Path, error: DermsegError) -> str:
+    """What went wrong, on one line that names the file with its folder."""
+    message, shown = str(error), str(path) if str(path).isprintable() else ascii(str(path))
+    if message.startswith((shown, f"{path.name} ")):
+        return shown + message.removeprefix(shown).removeprefix(path.name)
+    return f"{shown}: {message}"

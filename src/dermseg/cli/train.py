@@ -26,11 +26,9 @@ def train(
     """Train a recipe and make a bundle of the result. Needs the extra 'train'.
 
     Examples:
-        dermseg train lesion --data DATA
-
-        dermseg train lesion --data DATA --set epochs=30 --set optimizer.lr=5e-4
-
-        dermseg train lesion --data DATA --resume
+    - `dermseg train lesion --data DATA`
+    - `dermseg train lesion --data DATA --set epochs=30 --set optimizer.lr=5e-4`
+    - `dermseg train lesion --data DATA --resume`
     """
     from dermseg.training.config import load_recipe
 

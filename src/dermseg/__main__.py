@@ -1,0 +1,5 @@
+"""``python -m dermseg``."""
+
+from dermseg.cli import main
+
+main()

@@ -1,0 +1,58 @@
+"""The README's commands and its Python work as printed."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+COMMANDS = [
+    shlex.split(line)
+    for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+    for line in block.splitlines()
+    if line.startswith("dermseg ")
+]
+PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+DERMSEG = Path(sys.executable).with_name("dermseg")
+
+
+def run(*command: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120)
+
+
+def test_quick_start_runs_as_printed(tmp_path: Path) -> None:
+    quick = [command for command in COMMANDS if command[1] in ("example", "segment") and "--bundle" not in command]
+    assert len(quick) == 3
+    for command in quick:
+        result = run(DERMSEG, *command[1:], cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+    made = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.*")}
+    assert {"dermseg-output/lesion_mask.png", "dermseg-output/lesion_overlay.png", "results/lesion.json"} <= made
+
+
+def test_python_runs_as_printed(tmp_path: Path) -> None:
+    assert run(DERMSEG, "example", "lesion.png", cwd=tmp_path).returncode == 0
+    result = run(sys.executable, "-W", "error", "-c", "\n".join(PYTHON), cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "missing.png does not exist" in result.stdout
+    assert (tmp_path / "results" / "lesion_mask.png").is_file()
+
+
+@pytest.mark.parametrize("name", sorted({command[1] for command in COMMANDS}))
+def test_every_option_exists(name: str, tmp_path: Path) -> None:
+    options = {word for command in COMMANDS if command[1] == name for word in command if word.startswith("--")}
+    result = run(DERMSEG, name, "--help", cwd=tmp_path)
+    assert result.returncode == 0
+    assert options <= set(re.findall(r"--[a-z-]+", result.stdout))
+
+
+def test_links_lead_somewhere() -> None:
+    root = Path(__file__).parents[1]
+    targets = [target for target in re.findall(r"\]\(([^)#]+)\)", README) if "://" not in target]
+    assert targets
+    assert [target for target in targets if not (root / target).exists()] == []
