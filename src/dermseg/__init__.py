@@ -8,14 +8,14 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from dermseg._version import __version__
+
 if TYPE_CHECKING:
     from dermseg.bundle import Bundle
     from dermseg.errors import DermsegError
     from dermseg.evaluation import EvaluationResult, evaluate
     from dermseg.segmenter import Prediction, Segmenter
     from dermseg.training.run import train
-
-__version__ = "0.1.0"
 
 _HOMES = {
     "Bundle": "dermseg.bundle",
@@ -26,6 +26,8 @@ _HOMES = {
     "evaluate": "dermseg.evaluation",
     "train": "dermseg.training.run",
 }
+
+_EXTRAS = {"train": "train"}
 
 __all__ = [
     "Bundle",
@@ -42,7 +44,14 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'dermseg' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    try:
+        return getattr(import_module(_HOMES[name]), name)
+    except ModuleNotFoundError as error:
+        from dermseg.errors import MissingExtraError
+
+        if name in _EXTRAS:
+            raise MissingExtraError(f"dermseg.{name}", _EXTRAS[name]) from error
+        raise
 
 
 def __dir__() -> list[str]:

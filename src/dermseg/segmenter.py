@@ -16,7 +16,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from dermseg import __version__, figures
+from dermseg import figures
+from dermseg._version import __version__
 from dermseg.bundle import Bundle
 from dermseg.engine import Device, EngineName, open_engine
 from dermseg.errors import DermsegError, InputError

@@ -17,8 +17,8 @@ def example(
     - `dermseg example lesion.png && dermseg segment lesion.png`
     """
     from dermseg import synthetic
-    from dermseg.imaging import encode_image, write_bytes
+    from dermseg.imaging import encode_image, make_folder, write_bytes
 
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     write_bytes(path, encode_image(synthetic.example().pixels))
     typer.echo(path)

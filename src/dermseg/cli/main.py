@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from dermseg import __version__
+from dermseg._version import __version__
 from dermseg.cli.bundles import bundles
 from dermseg.cli.evaluate import evaluate
 from dermseg.cli.example import example

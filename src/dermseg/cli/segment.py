@@ -181,6 +181,7 @@ def _run(
 def _sentence(path: Path, error: DermsegError) -> str:
     """What went wrong, on one line that names the file with its folder."""
     message, shown = str(error), str(path) if str(path).isprintable() else ascii(str(path))
-    if message.startswith((shown, f"{path.name} ")):
-        return shown + message.removeprefix(shown).removeprefix(path.name)
+    for name in (shown, path.name):
+        if message.startswith(f"{name} "):
+            return shown + message.removeprefix(name)
     return f"{shown}: {message}"

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
+import dermseg
 from dermseg.cli.segment import Device
-from dermseg.errors import MissingExtraError
 
 
 def train(
@@ -34,11 +34,7 @@ def train(
 
     chosen = load_recipe(recipe, settings or [])
     folder = output or Path("runs") / chosen.name
-    try:
-        from dermseg.training import run
-    except ModuleNotFoundError as error:
-        raise MissingExtraError("training", "train") from error
-    bundle = run.train(
+    bundle = dermseg.train(
         chosen,
         data,
         folder,

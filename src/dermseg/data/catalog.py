@@ -169,10 +169,13 @@ def _index(folder: Path, patterns: Sequence[str]) -> dict[str, Path]:
 def _lesions(folder: Path, pattern: str) -> dict[str, str]:
     """Lesion by image, from HAM10000's metadata table."""
     for path in sorted(folder.glob(pattern)):
-        with path.open(newline="", encoding="utf-8") as table:
-            rows = list(csv.DictReader(table))
+        try:
+            with path.open(newline="", encoding="utf-8-sig") as table:
+                rows = list(csv.DictReader(table))
+        except (UnicodeDecodeError, csv.Error):
+            rows = []
         if rows and {"image_id", "lesion_id"} <= rows[0].keys():
-            return {row["image_id"]: row["lesion_id"] for row in rows}
+            return {row["image_id"]: row["lesion_id"] or row["image_id"] for row in rows}
         raise DataError(f"{path} is no metadata of HAM10000: expected a CSV with image_id and lesion_id")
     raise DataError(
         f"{folder} holds HAM10000 images without {pattern}; it is needed, since it says which images show one lesion"

@@ -11,7 +11,7 @@ import csv
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 from dermseg.data.catalog import Sample
 from dermseg.errors import DataError, InputError
@@ -31,17 +31,21 @@ def read(path: Path = DEFAULT) -> dict[str, Split]:
     if not path.is_file():
         raise InputError(f"there is no table of splits {path}; expected a CSV with the columns id, group, split")
     table: dict[str, Split] = {}
-    with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        if not {"id", "group", "split"} <= set(reader.fieldnames or ()):
-            raise DataError(f"{path} is no table of splits: expected the columns id, group, split")
-        for row in reader:
-            side = row["split"]
-            if side not in SPLITS:
-                raise DataError(f"{path}: {row['id']} has split {side!r}; expected one of {', '.join(SPLITS)}")
-            for name in (row["id"], row["group"]):
-                if table.setdefault(name, side) != side:
-                    raise DataError(f"{path}: {name} is in both {table[name]} and {side}; it must be in one")
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            columns, rows = set(reader.fieldnames or ()), list(reader)
+    except (UnicodeDecodeError, csv.Error):
+        columns, rows = set(), []
+    if not {"id", "group", "split"} <= columns:
+        raise DataError(f"{path} is no table of splits: expected the columns id, group, split")
+    for row in rows:
+        side = row["split"]
+        if side not in SPLITS:
+            raise DataError(f"{path}: {row['id']} has split {side!r}; expected one of {', '.join(SPLITS)}")
+        for name in (row["id"], row["group"]):
+            if table.setdefault(name, side) != side:
+                raise DataError(f"{path}: {name} is in both {table[name]} and {side}; it must be in one")
     return table
 
 
@@ -90,7 +94,10 @@ def _tenths(groups: Iterable[str], sides: Sequence[Split]) -> dict[str, Split]:
     """Give a tenth of the groups to each of ``sides``, the rest to ``train``; a hash makes the order."""
     ordered = sorted(set(groups), key=_rank)
     tenth = round(len(ordered) / 10)
-    return {g: sides[i // tenth] if i // tenth < len(sides) else "train" for i, g in enumerate(ordered)}
+    side = dict.fromkeys(ordered, cast(Split, "train"))
+    for number, name in enumerate(sides):
+        side |= dict.fromkeys(ordered[number * tenth : (number + 1) * tenth], name)
+    return side
 
 
 def _rank(group: str) -> int:

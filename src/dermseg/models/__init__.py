@@ -32,5 +32,5 @@ def build(name: str, *, classes: int, **arguments: Any) -> nn.Module:
         raise RecipeError(f"there is no model {name!r}; choose one of: {', '.join(sorted(MODELS))}")
     try:
         return MODELS[name](classes=classes, **arguments)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise RecipeError(f"model {name!r} does not take these arguments: {error}") from error

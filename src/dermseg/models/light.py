@@ -28,16 +28,18 @@ class Encoder(nn.Module):
     def __init__(self, pretrained: str | Path | None = None) -> None:
         super().__init__()
         from transformers import MobileNetV2Config, MobileNetV2Model
+        from transformers.utils.logging import disable_progress_bar
 
         if pretrained is None:
             network = MobileNetV2Model(MobileNetV2Config(tf_padding=True), add_pooling_layer=False)
         else:
             folder = Path(pretrained)
-            if not (folder / "config.json").is_file():
+            if not all((folder / name).is_file() for name in ("config.json", "model.safetensors")):
                 raise RecipeError(
                     f"{folder} is no folder of pretrained weights: expected config.json and model.safetensors "
                     "as transformers' save_pretrained writes them for MobileNetV2"
                 )
+            disable_progress_bar()
             network = MobileNetV2Model.from_pretrained(folder, add_pooling_layer=False, local_files_only=True)
         self.stem = network.conv_stem
         self.layers = network.layer[: LAST_LAYER + 1]

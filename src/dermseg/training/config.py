@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError
 
 from dermseg.errors import RecipeError
 
@@ -35,7 +35,7 @@ class AugmentationConfig(_Strict):
     """Ranges of the random changes to a training image; each is drawn evenly from its range."""
 
     rotation: float = Field(180.0, ge=0, le=180, description="degrees to either side")
-    scale: tuple[float, float] = Field((0.75, 1.35), description="zoom, 1 is none")
+    scale: tuple[PositiveFloat, PositiveFloat] = Field((0.75, 1.35), description="zoom, 1 is none")
     aspect: float = Field(0.15, ge=0, lt=1, description="stretch of one axis against the other, as a share")
     shift: float = Field(0.1, ge=0, lt=1, description="of the image's side")
     brightness: float = Field(0.2, ge=0, description="added, in units of the 0-1 range")
@@ -62,7 +62,7 @@ class Recipe(_Strict):
     name: str
     description: str
     model: ModelConfig
-    classes: tuple[str, ...] = ("lesion",)
+    classes: tuple[str, ...] = Field(("lesion",), min_length=1)
     input_size: int = Field(192, ge=32, le=2048)
     data: DataConfig = DataConfig()
     augmentation: AugmentationConfig = AugmentationConfig()
@@ -72,7 +72,7 @@ class Recipe(_Strict):
     batch_size: int = Field(32, ge=1)
     ema: float = Field(0.999, ge=0, lt=1, description="decay of the weights' moving average, each step")
     precision: Literal["32-true", "bf16-mixed"] = "bf16-mixed"
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=2**32)
 
     def to_yaml(self) -> str:
         """The recipe as YAML, every setting written out."""
@@ -111,7 +111,8 @@ def load_recipe(name_or_path: str, settings: Sequence[str] = ()) -> Recipe:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise RecipeError(f"{path.name}: setting {where!r}: {first['msg']}, got {first['input']!r}") from error
+        given = "" if first["type"] == "missing" else f", got {first['input']!r}"
+        raise RecipeError(f"{path.name}: setting {where!r}: {first['msg']}{given}") from error
 
 
 def _change(content: dict[str, Any], setting: str) -> None:

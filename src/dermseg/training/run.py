@@ -17,10 +17,10 @@ import logging
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import lightning
 import numpy as np
@@ -28,12 +28,13 @@ import torch
 from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint
 from numpy.typing import NDArray
 
-from dermseg import __version__
+from dermseg._version import __version__
 from dermseg.bundle import Architecture, Bundle, Manifest, Normalisation, TrainingData
 from dermseg.data import cache, catalog, splits
 from dermseg.errors import DataError, InputError, RecipeError
 from dermseg.export import export
 from dermseg.imaging import write_bytes
+from dermseg.models import build
 from dermseg.training.config import Recipe
 from dermseg.training.datamodule import CachedData, TuneSet
 from dermseg.training.module import MEAN, STD, LesionTraining
@@ -73,12 +74,15 @@ def train(
     _check_folder(folder, recipe, resume)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     lightning.seed_everything(recipe.seed, verbose=False)
-    samples = catalog.with_lesion(catalog.read(data, recipe.data.sources))
+    samples = [s for s in catalog.read(data, recipe.data.sources) if s.masks.keys() >= set(recipe.classes)]
     table = splits.read(recipe.data.splits or splits.DEFAULT)
     train_samples, tune_samples = (splits.select(samples, side, table) for side in ("train", "tune"))
     for side, found in (("train", train_samples), ("tune", tune_samples)):
         if not found:
-            raise DataError(f"{data} has no image with a lesion mask in the split {side!r}; training needs some")
+            raise DataError(
+                f"{data} has no image with masks of {', '.join(recipe.classes)} in the split {side!r}; "
+                "training needs some"
+            )
     report(f"{len(train_samples)} images to train on, {len(tune_samples)} to tune on; run folder {folder}")
     train_images, tune_images = (
         cache.load(found, recipe.classes, recipe.input_size, folder=cache_folder, progress=_now_and_then(report))
@@ -132,16 +136,16 @@ def train(
 def make_bundle(folder: Path, recipe: Recipe, data: TrainingData, images: cache.CachedImages) -> Bundle:
     """Make ``folder / "bundle"`` of the run's best checkpoint; ``images`` check that its two networks agree."""
     best = torch.load(folder / "checkpoints" / "best.ckpt", map_location="cpu", weights_only=True)
-    module = LesionTraining(recipe, ())
-    module.load_state_dict(best["state_dict"])
     arguments = {name: value for name, value in recipe.model.arguments.items() if name != "pretrained"}
+    network = build(recipe.model.name, classes=len(recipe.classes), **arguments)
+    network.load_state_dict({name.removeprefix("model."): value for name, value in best["state_dict"].items()})
     manifest = Manifest(
         name=recipe.name,
         description=recipe.description,
         architecture=Architecture(
             name=recipe.model.name,
             arguments=arguments,
-            parameters=sum(parameter.numel() for parameter in module.model.parameters()),
+            parameters=sum(parameter.numel() for parameter in network.parameters()),
         ),
         classes=recipe.classes,
         input_size=recipe.input_size,
@@ -151,10 +155,10 @@ def make_bundle(folder: Path, recipe: Recipe, data: TrainingData, images: cache.
         licence=licence_of_weights(data.licences.values()),
         versions={"dermseg": __version__} | {name: version(name) for name in ("torch", "lightning", "onnx")},
     )
-    return export(folder / "bundle", module.model, manifest, _spread(images, PARITY_IMAGES))
+    return export(folder / "bundle", network, manifest, _spread(images, PARITY_IMAGES))
 
 
-def licence_of_weights(licences: Sequence[str] | Any) -> str:
+def licence_of_weights(licences: Iterable[str]) -> str:
     """The licence of weights fitted on data under ``licences``: what the strictest of them still allows."""
     strict = set(licences) - {catalog.CC0}
     if not strict:
@@ -177,7 +181,12 @@ class _EpochReport(Callback):
         assert isinstance(pl_module, LesionTraining)
         seconds = time.monotonic() - self._start
         epoch, epochs = trainer.current_epoch + 1, pl_module.recipe.epochs
-        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        # Lightning adds the last step's loss, and the epoch's a second time.
+        metrics = {
+            name: float(value)
+            for name, value in trainer.callback_metrics.items()
+            if not name.endswith(("_step", "_epoch"))
+        }
         self._append({"epoch": str(epoch)} | {name: f"{value:.6g}" for name, value in metrics.items()})
         scores = ", ".join(f"{name.removeprefix('tune/')} {value:.4f}" for name, value in metrics.items())
         minutes = (epochs - epoch) * seconds / 60
@@ -189,7 +198,7 @@ class _EpochReport(Callback):
             with self._table.open(newline="", encoding="utf-8") as file:
                 rows = [old for old in csv.DictReader(file) if int(old["epoch"]) < int(row["epoch"])]
         text = io.StringIO()
-        writer = csv.DictWriter(text, row.keys(), lineterminator="\n")
+        writer = csv.DictWriter(text, row.keys(), lineterminator="\n", extrasaction="ignore")
         writer.writeheader()
         writer.writerows([*rows, row])
         write_bytes(self._table, text.getvalue().encode())
