@@ -37,7 +37,7 @@ clean:  ## Remove what the other commands made
 	rm -rf .venv demo dist build
 
 # The stamps are files inside .venv, so that removing it is enough to start again.
-.venv/plain: pyproject.toml constraints.txt
+.venv/plain: pyproject.toml constraints.txt $(shell find src -type f -not -name "*.pyc")
 	$(PYTHON) -m venv .venv
 	$(PIP) .
 	touch $@

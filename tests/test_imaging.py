@@ -6,7 +6,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -586,3 +586,13 @@ def test_real_masks_come_back_from_their_file() -> None:
         mask = read_mask(path)
         assert 0 < mask.mean() < 1
         assert (read_mask(encode_mask(mask, 1)) == mask).all()
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1), (7, 5), (7, 5, 3), (300, 411), (300, 411, 3)])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_pictures_come_back_from_their_png(shape: tuple[int, ...], order: Literal["C", "F"]) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8).copy(order)
+    with Image.open(io.BytesIO(encode_image(pixels))) as image:
+        image.load()
+        assert image.mode == ("L" if pixels.ndim == 2 else "RGB")
+        assert np.array_equal(np.asarray(image), pixels)

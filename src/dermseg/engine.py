@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Literal, get_args
 
@@ -46,8 +47,11 @@ def open_engine(
 
 
 def _open_onnx(bundle: Bundle, threads: int | None) -> Engine:
+    # Its releases from 1.29 on report each use to Microsoft unless told not to before they start.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     import onnxruntime
 
+    onnxruntime.disable_telemetry_events()  # on Windows
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or 0
     options.log_severity_level = 3

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
@@ -44,7 +44,8 @@ class Prediction:
     """What a bundle found in one image.
 
     Attributes:
-        photograph: The image; its pixels are decoded again only for pictures.
+        photograph: The image.
+        pixels: It, decoded at a scale good enough for pictures of ``VIEW_SIZE`` pixels; uint8 RGB.
         classes: Names of the classes; ``lesion`` for the shipped model.
         probabilities: float32 (K, S, S) in [0, 1] at the network's size, one map a class.
         geometry: Where the image lies in the maps.
@@ -53,6 +54,7 @@ class Prediction:
     """
 
     photograph: Photograph
+    pixels: NDArray[np.uint8] = field(repr=False)
     classes: tuple[str, ...]
     probabilities: NDArray[np.float32]
     geometry: Geometry
@@ -146,7 +148,8 @@ class Prediction:
         height, width = self.size
         scale = min(1.0, (longest or max(height, width)) / max(height, width))
         height, width = max(1, round(height * scale)), max(1, round(width * scale))
-        pixels = self.photograph.pixels(at_least=longest if scale < 1 else None)
+        enough = longest is not None and longest <= VIEW_SIZE
+        pixels = self.pixels if enough else self.photograph.pixels(at_least=longest)
         view = replace(self.geometry, height=height, width=width)
         probability = view.invert(self.probabilities[0])
         pixels = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
@@ -232,11 +235,13 @@ class Segmenter:
         manifest = self.bundle.manifest
         photograph = open_image(source, max_megapixels=self._max_megapixels, orientation=self._orientation)
         geometry = Geometry.fit(*photograph.size, manifest.input_size)
-        canvas = geometry.apply(photograph.pixels(at_least=manifest.input_size), fill=manifest.normalisation.padding)
+        pixels = photograph.pixels(at_least=max(manifest.input_size, VIEW_SIZE))
+        canvas = geometry.apply(pixels, fill=manifest.normalisation.padding)
         image_CHW = (canvas.transpose(2, 0, 1).astype(np.float32) - self._mean) / self._std
         logits_KHW = self._engine(image_CHW[None])[0]
         return Prediction(
             photograph=photograph,
+            pixels=pixels,
             classes=manifest.classes,
             probabilities=_sigmoid(logits_KHW / np.float32(manifest.calibration.temperature)),
             geometry=geometry,
@@ -250,7 +255,7 @@ class Segmenter:
         *,
         finish: Callable[[Source, Prediction], object] | None = None,
         workers: int | None = None,
-    ) -> Iterator[Prediction | DermsegError]:
+    ) -> Generator[Prediction | DermsegError]:
         """Segment many images, several at a time, so that decoding, inference and encoding overlap.
 
         Args:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 
 @contextmanager
 def progress_bar(count: int, title: str) -> Iterator[Callable[[], None]]:
-    """Show images done, images per second and time left; call what is given after each image. None for one image."""
-    if count == 1:
+    """Show images done, images per second and time left; call what is given after each image.
+
+    There is no bar for one image, nor where standard error is no terminal.
+    """
+    if count == 1 or not sys.stderr.isatty():
         yield lambda: None
         return
     from rich.console import Console

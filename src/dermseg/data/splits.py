@@ -11,7 +11,7 @@ import csv
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, cast, get_args
+from typing import Literal, get_args
 
 from dermseg.data.catalog import Sample
 from dermseg.errors import DataError, InputError
@@ -94,7 +94,7 @@ def _tenths(groups: Iterable[str], sides: Sequence[Split]) -> dict[str, Split]:
     """Give a tenth of the groups to each of ``sides``, the rest to ``train``; a hash makes the order."""
     ordered = sorted(set(groups), key=_rank)
     tenth = round(len(ordered) / 10)
-    side = dict.fromkeys(ordered, cast(Split, "train"))
+    side: dict[str, Split] = dict.fromkeys(ordered, "train")
     for number, name in enumerate(sides):
         side |= dict.fromkeys(ordered[number * tenth : (number + 1) * tenth], name)
     return side

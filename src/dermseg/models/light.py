@@ -111,6 +111,7 @@ def _fold_normalisation(network: nn.Module) -> None:
     for module in network.modules():
         convolution, norm = getattr(module, "convolution", None), getattr(module, "normalization", None)
         if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-            module.convolution = fuse_conv_bn_eval(convolution, norm)
+            # A convolution without a bias of its own is given a frozen one.
+            module.convolution = fuse_conv_bn_eval(convolution, norm).requires_grad_()
             setattr(module, "normalization", None)  # noqa: B010  - its type is not known here
     network.train()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError, field_validator
 
 from dermseg.errors import RecipeError
 
@@ -44,6 +44,13 @@ class AugmentationConfig(_Strict):
     blur: float = Field(0.3, ge=0, le=1, description="probability; sigma 0.4 to 1.6 pixels")
     hair: float = Field(0.25, ge=0, le=1, description="probability of drawn hairs")
     ruler: float = Field(0.1, ge=0, le=1, description="probability of a drawn ruler or sticker")
+
+    @field_validator("scale")
+    @classmethod
+    def _is_range(cls, scale: tuple[float, float]) -> tuple[float, float]:
+        if scale[0] > scale[1]:
+            raise ValueError("the first number must not exceed the second")
+        return scale
 
 
 class OptimizerConfig(_Strict):
