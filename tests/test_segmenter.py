@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import cast
+from typing import Literal, cast
 
 import cv2
 import numpy as np
@@ -23,7 +23,7 @@ from dermseg import __version__
 from dermseg.bundle import Bundle
 from dermseg.errors import BrokenImageError, DermsegError, InputError
 from dermseg.imaging import Source, encode_image, read_mask
-from dermseg.segmenter import OUTPUTS, Output, Prediction, Segmenter, parse_outputs
+from dermseg.segmenter import OUTPUTS, Output, Prediction, Segmenter
 from dermseg.synthetic import SyntheticImage
 from dermseg.synthetic import example as full_size_example
 from tests.hostile import orientation_block, saved
@@ -324,7 +324,7 @@ def test_a_bug_in_finish_is_not_swallowed(dark: Segmenter) -> None:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        list(dark.stream(dots(), finish=finish, workers=2))
+        list(dark.stream(dots(5), finish=finish, workers=2))
     assert set(threading.enumerate()) <= before
 
 
@@ -439,18 +439,28 @@ def test_saving_where_a_file_stands_is_refused(dark: Segmenter, tmp_path: Path) 
     assert (tmp_path / "taken").read_bytes() == b"mine"
 
 
-@pytest.mark.parametrize(
-    ("given", "expected"), [("mask", ("mask",)), (" json, mask ,", ("json", "mask")), ("overlay", ("overlay",))]
-)
-def test_outputs_are_read_from_a_list(given: str, expected: tuple[str, ...]) -> None:
-    assert parse_outputs(given) == expected
-
-
-@pytest.mark.parametrize(("given", "named"), [("mask,masks", "masks"), ("", ""), (",", ","), ("Mask", "Mask")])
-def test_an_unknown_output_is_named_with_the_known_ones(given: str, named: str) -> None:
+@pytest.mark.parametrize(("given", "named"), [(["mask", "masks"], "masks"), ([], ""), (["Mask"], "Mask")])
+def test_an_unknown_output_is_named_with_the_known_ones(
+    dark: Segmenter, tmp_path: Path, given: list[Output], named: str
+) -> None:
     with pytest.raises(InputError) as caught:
-        parse_outputs(given)
-    assert str(caught.value) == (f"there is no output {named!r}; choose from: mask, overlay, result, probability, json")
+        dark(grey(0, 5, 5)).save(tmp_path / "new", given)
+    assert str(caught.value) == f"there is no output {named!r}; choose from: mask, overlay, result, probability, json"
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(("bits", "mode"), [(8, "L"), (1, "1")])
+def test_a_mask_has_the_bits_asked_for(dark: Segmenter, tmp_path: Path, bits: Literal[1, 8], mode: str) -> None:
+    prediction = dark(grey(0, 5, 7))
+    [path] = prediction.save(tmp_path, ["mask"], "x", mask_bits=bits)
+    with Image.open(path) as image:
+        assert image.mode == mode
+    assert np.array_equal(read_mask(path), prediction.mask)
+
+
+def test_an_unknown_orientation_is_refused_at_once() -> None:
+    with pytest.raises(InputError, match=r"^there is no orientation 'up'; choose from: upright, stored$"):
+        Segmenter(orientation="up")  # type: ignore[arg-type]
 
 
 # Pictures and values

@@ -47,7 +47,7 @@ def open_engine(
 
 
 def _open_onnx(bundle: Bundle, threads: int | None) -> Engine:
-    # Its releases from 1.29 on report each use to Microsoft unless told not to before they start.
+    # Recent releases record their use, in the home folder, unless told not to before they start.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     import onnxruntime
 

@@ -106,7 +106,11 @@ class Prediction:
         }
 
     def save(
-        self, folder: str | Path, outputs: Sequence[Output] = ("mask", "overlay"), stem: str | None = None
+        self,
+        folder: str | Path,
+        outputs: Sequence[Output] = ("mask", "overlay"),
+        stem: str | None = None,
+        mask_bits: Literal[1, 8] = 8,
     ) -> list[Path]:
         """Write files named ``<stem>_mask.png``, ``_overlay.png``, ``_result.png``, ``_probability.png``, ``.json``.
 
@@ -114,26 +118,28 @@ class Prediction:
             folder: Made if it does not exist.
             outputs: Which of ``OUTPUTS``.
             stem: The image's own if None.
+            mask_bits: Of a mask's pixel: 8 as the ISIC challenge asks, or 1.
 
         Returns:
             The files, in the order of ``outputs``.
 
         Raises:
-            InputError: If the folder cannot be written.
+            InputError: If the folder cannot be written, or an output does not exist.
         """
+        check_outputs(outputs)
         stem = stem or Path(self.photograph.name).stem.strip("<>")
         paths = []
         make_folder(folder)
         for output in outputs:
             path = Path(folder) / (f"{stem}.json" if output == "json" else f"{stem}_{output}.png")
-            write_bytes(path, self._encode(output))
+            write_bytes(path, self._encode(output, mask_bits))
             paths.append(path)
         return paths
 
-    def _encode(self, output: Output) -> bytes:
+    def _encode(self, output: Output, mask_bits: Literal[1, 8]) -> bytes:
         match output:
             case "mask":
-                return encode_mask(self.mask)
+                return encode_mask(self.mask, mask_bits)
             case "overlay":
                 return encode_image(self.overlay())
             case "result":
@@ -209,6 +215,8 @@ class Segmenter:
         max_megapixels: float = DEFAULT_MAX_MEGAPIXELS,
         threads: int | None = None,
     ) -> None:
+        if orientation not in get_args(Orientation):
+            raise InputError(f"there is no orientation {orientation!r}; choose from: upright, stored")
         if threshold is not None and not 0 < threshold < 1:
             raise InputError(f"the threshold is {threshold}; expected a probability between 0 and 1")
         if not max_megapixels > 0:
@@ -291,17 +299,15 @@ class Segmenter:
                     future.cancel()
 
 
-def parse_outputs(names: str) -> tuple[Output, ...]:
-    """Read a comma-separated list of ``OUTPUTS``.
+def check_outputs(names: Sequence[str]) -> Sequence[Output]:
+    """Give ``names`` back if each is one of ``OUTPUTS``.
 
     Raises:
-        InputError: If it names another, or none.
+        InputError: If one is not, or there is none.
     """
-    given = tuple(name.strip() for name in names.split(",") if name.strip())
-    unknown = [name for name in given if name not in OUTPUTS]
-    if unknown or not given:
-        raise InputError(f"there is no output {unknown[0] if unknown else names!r}; choose from: {', '.join(OUTPUTS)}")
-    return cast(tuple[Output, ...], given)
+    if unknown := [name for name in names or [""] if name not in OUTPUTS]:
+        raise InputError(f"there is no output {unknown[0]!r}; choose from: {', '.join(OUTPUTS)}")
+    return cast(Sequence[Output], names)
 
 
 def _sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -58,6 +58,9 @@ def segment(
         Orientation, typer.Option(help="upright turns a photograph as its EXIF says; stored does not.")
     ] = Orientation.upright,
     max_megapixels: Annotated[float, typer.Option(help="Largest image to open.")] = 100.0,
+    mask_bits: Annotated[
+        Literal["8", "1"], typer.Option(help="Of a mask's pixel; the ISIC challenge asks for 8.")
+    ] = "8",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object an image.")] = False,
 ) -> None:
     """Find the lesion in images and write masks at their own size.
@@ -70,9 +73,9 @@ def segment(
     - `dermseg segment 'photos/*.png' --threshold 0.4 --json`
     """
     from dermseg.imaging import make_folder
-    from dermseg.segmenter import Segmenter, parse_outputs
+    from dermseg.segmenter import Segmenter, check_outputs
 
-    outputs = parse_outputs(save)
+    outputs = check_outputs([name.strip() for name in save.split(",") if name.strip()])
     jobs = plan(paths, output, recursive)
     segmenter = Segmenter(
         bundle,
@@ -84,7 +87,7 @@ def segment(
         threads=1 if len(jobs) > 1 and workers != 1 else None,
     )
     make_folder(output)
-    failures = _run(segmenter, jobs, outputs, workers, as_json)
+    failures = _run(segmenter, jobs, outputs, workers, as_json, 1 if mask_bits == "1" else 8)
     done = len(jobs) - len(failures)
     if not as_json and done:
         typer.echo(f"{done} image{'s' * (done != 1)}: {', '.join(outputs)} in {output}")
@@ -158,13 +161,14 @@ def _run(
     outputs: Sequence[Output],
     workers: int | None,
     as_json: bool,
+    mask_bits: Literal[1, 8],
 ) -> list[tuple[Path, DermsegError]]:
     """Segment and save all images; give those that failed."""
     failures: list[tuple[Path, DermsegError]] = []
 
     def save(image: Source, prediction: Prediction) -> None:
         assert isinstance(image, Path)
-        prediction.save(jobs[image], outputs, image.stem)
+        prediction.save(jobs[image], outputs, image.stem, mask_bits)
 
     results = segmenter.stream(jobs, finish=save, workers=workers)
     with progress_bar(len(jobs), "segmenting") as advance:

@@ -39,7 +39,7 @@ class Encoder(nn.Module):
                     f"{folder} is no folder of pretrained weights: expected config.json and model.safetensors "
                     "as transformers' save_pretrained writes them for MobileNetV2"
                 )
-            disable_progress_bar()
+            disable_progress_bar()  # type: ignore[no-untyped-call]
             network = MobileNetV2Model.from_pretrained(folder, add_pooling_layer=False, local_files_only=True)
         self.stem = network.conv_stem
         self.layers = network.layer[: LAST_LAYER + 1]

@@ -14,6 +14,7 @@ import csv
 import io
 import json
 import logging
+import signal
 import time
 import warnings
 from collections import Counter
@@ -40,6 +41,12 @@ from dermseg.training.datamodule import CachedData, TuneSet
 from dermseg.training.module import MEAN, STD, LesionTraining
 
 PARITY_IMAGES = 8
+EXPECTED_WARNINGS = (
+    r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # Lightning's own use of torch
+    "Checkpoint directory .* exists and is not empty",  # that of a resumed run
+    "The '.*_dataloader' does not have many workers",  # a memory map needs none
+    "GPU available but not used",  # as the user asked
+)
 
 
 def train(
@@ -100,34 +107,33 @@ def train(
     )
     _record(folder, recipe, description, resume)
 
-    checkpoints = ModelCheckpoint(
-        folder / "checkpoints",
-        filename="best",
-        monitor="tune/jaccard",
-        mode="max",
-        save_last=True,
-        enable_version_counter=False,
+    checkpoints = folder / "checkpoints"
+    best = ModelCheckpoint(
+        checkpoints, filename="best", monitor="tune/jaccard", mode="max", enable_version_counter=False
     )
-    trainer = lightning.Trainer(
-        accelerator="gpu" if device == "cuda" else device,
-        devices=1,
-        precision=recipe.precision,
-        max_epochs=recipe.epochs,
-        gradient_clip_val=recipe.optimizer.clip,
-        callbacks=[EMAWeightAveraging(decay=recipe.ema), checkpoints, _EpochReport(folder / "metrics.csv", report)],
-        logger=False,
-        num_sanity_val_steps=0,
-        enable_progress_bar=progress_bar,
-        enable_model_summary=False,
-        deterministic=True,
-    )
-    last = folder / "checkpoints" / "last.ckpt"
+    # Not by save_last, which follows the best epochs only; after the best, whose score it keeps.
+    last = ModelCheckpoint(checkpoints, filename="last", enable_version_counter=False)
     with warnings.catch_warnings():
-        # Lightning's own use of torch, which torch is to change.
-        warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
-        trainer.fit(module, datamodule, ckpt_path=last if resume else None, weights_only=True)
-    if trainer.interrupted:
-        raise KeyboardInterrupt
+        for message in EXPECTED_WARNINGS:
+            warnings.filterwarnings("ignore", message)
+        trainer = lightning.Trainer(
+            accelerator="gpu" if device == "cuda" else device,
+            devices=1,
+            precision=recipe.precision,
+            max_epochs=recipe.epochs,
+            gradient_clip_val=recipe.optimizer.clip,
+            callbacks=[EMAWeightAveraging(decay=recipe.ema), best, last, _EpochReport(folder / "metrics.csv", report)],
+            logger=False,
+            num_sanity_val_steps=0,
+            enable_progress_bar=progress_bar,
+            enable_model_summary=False,
+            deterministic=True,
+        )
+        try:
+            trainer.fit(module, datamodule, ckpt_path=checkpoints / "last.ckpt" if resume else None, weights_only=True)
+        except SystemExit as error:  # Lightning's answer to Ctrl-C, which it then ignores
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            raise KeyboardInterrupt from error
     bundle = make_bundle(folder, recipe, description, tune_images)
     report(f"bundle: {bundle.path}")
     return bundle
