@@ -68,7 +68,7 @@ def test_it_holds_what_decoding_and_fitting_give(samples: list[Sample], folder: 
         pixels = np.asarray(Image.open(sample.image))
         mask = np.asarray(Image.open(sample.masks["lesion"]))
         assert set(np.unique(mask)) == {0, 255}
-        geometry = Geometry.fit(*mask.shape, SIZE)
+        geometry = Geometry.fit(mask.shape[0], mask.shape[1], SIZE)
         np.testing.assert_array_equal(cached.images[index], geometry.apply(pixels, fill=PADDING))
         np.testing.assert_array_equal(cached.masks[index, 0], geometry.apply(mask, fill=0))
 
@@ -193,9 +193,7 @@ def test_a_mask_of_another_size_is_refused(samples: list[Sample], folder: Path) 
     Image.fromarray(np.zeros((60, 79), np.uint8)).save(mask)
     with pytest.raises(DataError) as caught:
         load(samples, ["lesion"], SIZE, folder=folder)
-    assert str(caught.value) == (
-        f"{mask} has 79 x 60 pixels, its image 80 x 60; a mask must have its image's size"
-    )
+    assert str(caught.value) == (f"{mask} has 79 x 60 pixels, its image 80 x 60; a mask must have its image's size")
     assert entries(folder) == []
 
 

@@ -62,7 +62,9 @@ TREES = {
         "masks/notes.txt",
     ),
 }
-METADATA = "lesion_id,image_id,dx\nHAM_0000118,ISIC_0024306,bkl\nHAM_0000118,ISIC_0029306,bkl\nHAM_0002730,ISIC_0024307,nv\n"
+METADATA = (
+    "lesion_id,image_id,dx\nHAM_0000118,ISIC_0024306,bkl\nHAM_0000118,ISIC_0029306,bkl\nHAM_0002730,ISIC_0024307,nv\n"
+)
 # id -> mask, below the data set's folder
 FOUND = {
     "isic2017": {
@@ -262,25 +264,21 @@ def test_broken_metadata_are_refused(tmp_path: Path, content: bytes) -> None:
     table.write_bytes(content)
     with pytest.raises(DataError) as caught:
         read(tmp_path)
-    assert (
-        str(caught.value) == f"{table} is no metadata of HAM10000: expected a CSV with image_id and lesion_id"
-    )
+    assert str(caught.value) == f"{table} is no metadata of HAM10000: expected a CSV with image_id and lesion_id"
 
 
 def test_an_unknown_source_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
         read(tmp_path, ["isic2017", "isic2016"])
-    assert (
-        str(caught.value)
-        == "there is no data set 'isic2016'; choose from: isic2017, isic2018, ham10000, ph2, plain"
-    )
+    assert str(caught.value) == "there is no data set 'isic2016'; choose from: isic2017, isic2018, ham10000, ph2, plain"
 
 
 def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
         read(tmp_path / "nowhere")
     assert str(caught.value) == (
-        f"{tmp_path}/nowhere is no folder; expected one that holds a data set (isic2017, isic2018, ham10000, ph2, plain)"
+        f"{tmp_path}/nowhere is no folder; expected one that holds a data set "
+        "(isic2017, isic2018, ham10000, ph2, plain)"
     )
 
 

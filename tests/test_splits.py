@@ -6,6 +6,7 @@ import csv
 import os
 from collections import Counter, defaultdict
 from pathlib import Path
+from random import Random
 
 import pytest
 from hypothesis import given
@@ -21,7 +22,9 @@ needs_data = pytest.mark.skipif("DERMSEG_DATA" not in os.environ, reason="DERMSE
 NAMES = st.text("abcdefghij0123456789_", min_size=1, max_size=8)
 
 
-def sample(id: str, group: str | None = None, *, source: str = "plain", folder: str = "x", lesion: bool = True) -> Sample:
+def sample(
+    id: str, group: str | None = None, *, source: str = "plain", folder: str = "x", lesion: bool = True
+) -> Sample:
     return Sample(
         id=id,
         image=Path(folder) / f"{id}.jpg",
@@ -129,7 +132,7 @@ def challenge_samples(draw_: st.DrawFn) -> list[Sample]:
 
 
 @given(samples=challenge_samples(), shuffled=st.randoms(use_true_random=False))
-def test_drawing_keeps_what_the_table_promises_in_whatever_order(samples: list[Sample], shuffled: st.RandomType) -> None:
+def test_drawing_keeps_what_the_table_promises_in_whatever_order(samples: list[Sample], shuffled: Random) -> None:
     rows = draw(samples)
     reordered = list(samples)
     shuffled.shuffle(reordered)
@@ -149,7 +152,7 @@ def test_drawing_keeps_what_the_table_promises_in_whatever_order(samples: list[S
 
 
 @given(groups=st.lists(NAMES, max_size=120), shuffled=st.randoms(use_true_random=False))
-def test_tenths_are_tenths_of_the_distinct_groups(groups: list[str], shuffled: st.RandomType) -> None:
+def test_tenths_are_tenths_of_the_distinct_groups(groups: list[str], shuffled: Random) -> None:
     sides = _tenths(groups, ("tune", "test"))
     assert sides.keys() == set(groups)
     tenth = round(len(sides) / 10)

@@ -99,8 +99,7 @@ def test_a_seed_gives_the_same_network_and_the_same_training_step(name: str) -> 
         assert a.grad is not None
         assert b.grad is not None
         assert torch.equal(a.grad, b.grad), parameter_name
-    for (buffer_name, a), (_, b) in zip(one.named_buffers(), other.named_buffers(), strict=True):
-        assert torch.equal(a, b), buffer_name
+    assert all(torch.equal(a, b) for a, b in zip(one.buffers(), other.buffers(), strict=True))
 
 
 def test_evaluation_draws_nothing_and_changes_nothing(name: str) -> None:
@@ -169,14 +168,14 @@ def test_an_unknown_model_is_refused() -> None:
     [("dropout", 1.5), ("dropout", "much"), ("widths", [32, 48]), ("widths", 32)],
 )
 def test_values_light_cannot_use_are_refused(argument: str, value: object) -> None:
-    with pytest.raises(RecipeError, match="^model 'light' does not take these arguments: "):
+    with pytest.raises(RecipeError, match=r"^model 'light' does not take these arguments: "):
         build("light", classes=1, **{argument: value})
 
 
 def test_light_takes_what_a_recipe_sets() -> None:
     network = build("light", classes=3, widths=[8, 16, 24, 40], dropout=0.5)
     assert isinstance(network, Light)
-    assert [block[0].out_channels for block in network.blocks] == [8, 16, 24, 40]  # type: ignore[index, union-attr]
+    assert [block[0].out_channels for block in network.blocks] == [8, 16, 24, 40]  # type: ignore[index]
     assert network.dropout.p == 0.5
 
 
@@ -199,7 +198,8 @@ def levels_of(network: MobileNetV2Model, image_BCHW: Tensor) -> list[Tensor]:
 
 
 def assert_folded(folder: Path, image_BCHW: Tensor) -> None:
-    unfolded = MobileNetV2Model.from_pretrained(folder, add_pooling_layer=False, local_files_only=True).eval()
+    unfolded = MobileNetV2Model.from_pretrained(folder, add_pooling_layer=False, local_files_only=True)
+    unfolded.train(False)
     folded = Encoder(folder).eval()
     assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
     with torch.no_grad():
@@ -237,6 +237,14 @@ def test_random_weights_keep_the_features_in_range() -> None:
     with torch.no_grad():
         for level in Encoder().eval()(image(4, 96, 96)):
             assert 0.05 < level.std() < 20
+
+
+def test_light_sees_an_odd_size_as_an_image_with_grey_beyond_its_edges() -> None:
+    network, odd = trained("light"), image(1, 50, 70)
+    whole = torch.zeros(1, 3, 64, 96)
+    whole[..., :50, :70] = odd
+    with torch.no_grad():
+        assert torch.equal(network(odd), network(whole)[..., :50, :70])
 
 
 @pytest.mark.parametrize(("size", "padded"), [((64, 64), (64, 64)), ((65, 97), (96, 128)), ((1, 32), (32, 32))])
