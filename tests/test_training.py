@@ -355,7 +355,14 @@ def test_a_folder_in_use_is_refused_and_left_alone(run: Run, place: Place, tmp_p
 
 def test_where_nothing_can_be_resumed_it_is_said(place: Place, tmp_path: Path) -> None:
     message = refusal(InputError, lambda: place.train(tmp_path, place.recipe(), resume=True))
-    assert message == f"{tmp_path} holds no run to resume: checkpoints/last.ckpt is missing"
+    assert message == f"{tmp_path} holds no run to resume: recipe.yaml or data.json is missing"
+
+
+def test_a_run_stopped_in_its_first_epoch_begins_again(run: Run, place: Place, tmp_path: Path) -> None:
+    with pytest.raises(StopError):
+        place.train(tmp_path / "run", place.recipe(), report=stop_at(1))
+    again = place.train(tmp_path / "run", place.recipe(), resume=True)
+    assert again.read("model.safetensors") == run.bundle.read("model.safetensors")
 
 
 @pytest.mark.parametrize("settings", [{"epochs": 9}, {"seed": 1}, {"loss": {"bce": 1}}])

@@ -111,6 +111,8 @@ def train(
     best = ModelCheckpoint(
         checkpoints, filename="best", monitor="tune/jaccard", mode="max", enable_version_counter=False
     )
+    # A run that was stopped in its first epoch begins again.
+    state = checkpoints / "last.ckpt" if resume and (checkpoints / "last.ckpt").is_file() else None
     # Not by save_last, which follows the best epochs only; after the best, whose score it keeps.
     last = ModelCheckpoint(checkpoints, filename="last", enable_version_counter=False)
     with warnings.catch_warnings():
@@ -130,7 +132,7 @@ def train(
             deterministic=True,
         )
         try:
-            trainer.fit(module, datamodule, ckpt_path=checkpoints / "last.ckpt" if resume else None, weights_only=True)
+            trainer.fit(module, datamodule, ckpt_path=state, weights_only=True)
         except SystemExit as error:  # Lightning's answer to Ctrl-C, which it then ignores
             signal.signal(signal.SIGINT, signal.default_int_handler)
             raise KeyboardInterrupt from error
@@ -213,8 +215,8 @@ class _EpochReport(Callback):
 def _check_folder(folder: Path, recipe: Recipe, resume: bool) -> None:
     if not resume and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder} is in use; give a new folder, or --resume to go on with the run in it")
-    if resume and not (folder / "checkpoints" / "last.ckpt").is_file():
-        raise InputError(f"{folder} holds no run to resume: checkpoints/last.ckpt is missing")
+    if resume and not ((folder / "recipe.yaml").is_file() and (folder / "data.json").is_file()):
+        raise InputError(f"{folder} holds no run to resume: recipe.yaml or data.json is missing")
     if resume and (folder / "recipe.yaml").read_text(encoding="utf-8") != recipe.to_yaml():
         raise RecipeError(f"the settings differ from those of the run in {folder} (recipe.yaml); resume with the same")
 
