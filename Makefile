@@ -38,8 +38,7 @@ clean:  ## Remove what the other commands made
 
 # The stamps are files inside .venv, so that removing it is enough to start again.
 .venv/plain: pyproject.toml constraints.txt $(shell find src -type f -not -name "*.pyc")
-	$(PYTHON) -m venv .venv
-	$(PIP) .
+	test -e .venv/dev || { $(PYTHON) -m venv .venv && $(PIP) .; }  # the development install serves too, and must stay
 	touch $@
 
 .venv/dev: pyproject.toml constraints.txt

@@ -1,4 +1,4 @@
-"""The peer: how a paper's repository segments a folder - torch, full decode, Pillow - with the same network.
+"""The peer: a plain script with torch and Pillow, full decode and all, with the same network.
 
 Reads every JPEG of a folder, writes `<stem>_mask.png` at the image's own size. No part of dermseg is used but the
 network itself, so that only the way around it differs.

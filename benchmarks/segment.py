@@ -9,6 +9,7 @@ twelve images of `fullsize/` in one call. Prints the median of wall and processo
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import resource
 import shutil
@@ -19,6 +20,8 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+
+from dermseg.imaging import open_image
 
 IMAGES = Path("fullsize") / "ISIC-2017_Validation_Data"
 PEER = Path(__file__).with_name("peer_torch.py")
@@ -57,7 +60,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5)
     options = parser.parse_args()
     folder = options.data / IMAGES
-    largest = max(folder.glob("*.jpg"), key=lambda path: path.stat().st_size)
+    largest = max(sorted(folder.glob("*.jpg")), key=lambda path: math.prod(open_image(path).size))
     count = len(list(folder.glob("*.jpg")))
     dermseg = str(Path(sys.executable).with_name("dermseg"))
     scratch = tempfile.mkdtemp()

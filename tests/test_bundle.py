@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 import pytest
 import safetensors.torch
+import torch
 from numpy.typing import NDArray
 
 from dermseg import synthetic
@@ -23,6 +24,7 @@ from dermseg.bundle import (
     MANIFEST,
     ONNX,
     WEIGHTS,
+    Architecture,
     Bundle,
     Manifest,
     Metric,
@@ -32,8 +34,9 @@ from dermseg.bundle import (
     write,
 )
 from dermseg.errors import BundleError, BundleIntegrityError, DermsegError, InputError
-from dermseg.export import MAX_LOGIT_DIFFERENCE, Parity, parity
+from dermseg.export import MAX_LOGIT_DIFFERENCE, Parity, export, parity
 from dermseg.imaging import Geometry, open_image
+from dermseg.models import build
 
 FILES = {MANIFEST, ONNX, WEIGHTS, CARD}
 SHIPPED = shipped_bundles()
@@ -395,3 +398,20 @@ def test_parity_sees_a_changed_network(tmp_path: Path) -> None:
     found = parity(changed, normalised(changed, [synthetic.draw(0, (64, 64)).pixels]))
     assert found.logit_difference == pytest.approx(0.5, abs=1e-3)
     assert not found.holds
+
+
+def test_a_network_that_gives_nan_is_made_no_bundle(dark_bundle: Bundle, tmp_path: Path) -> None:
+    network = build("light", classes=1)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    images = np.zeros((1, 3, 32, 32), np.float32)
+    manifest = dark_bundle.manifest.model_copy(
+        update={"architecture": Architecture(name="light", arguments={}, parameters=1), "input_size": 32}
+    )
+    export(tmp_path / "good", network, manifest, images).verify()
+    assert network.training
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+    network.get_parameter("head.bias").data.fill_(torch.nan)
+    with pytest.raises(BundleError, match="ONNX Runtime and torch disagree"):
+        export(tmp_path / "bad", network, manifest, images)
+    assert not (tmp_path / "bad").exists()

@@ -337,7 +337,7 @@ def test_evaluate_refuses_what_it_could_not_finish(cli: Cli, tmp_path: Path, dar
         (["--output", "taken"], "taken cannot be made a folder (File exists); give another path"),
         (
             ["--record", "--threshold", "0.4"],
-            "--record keeps the scores of the bundle as it is; it cannot go with --threshold",
+            "--record keeps the scores of the bundle as it is; it goes with neither --threshold nor --splits",
         ),
     ):
         result = cli("evaluate", "--data", "data", "--split", "all", "--bundle", zipped, *options)

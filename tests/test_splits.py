@@ -167,7 +167,7 @@ def test_tenths_are_tenths_of_the_distinct_groups(groups: list[str], shuffled: R
 
 @given(id=NAMES, other=NAMES, group=NAMES)
 def test_images_of_an_unknown_group_fall_on_one_side(id: str, other: str, group: str) -> None:
-    assert split_of(sample(id, group), {}) == split_of(sample(other, group, source="ph2"), {})
+    assert split_of(sample(id, group), {}) == split_of(sample(other, group, source="ham10000"), {})
 
 
 def test_unknown_groups_fall_eighty_ten_ten() -> None:
@@ -210,6 +210,23 @@ def test_an_unknown_split_is_refused() -> None:
 
 
 # --- reading tables ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("source", "folder"),
+    [
+        ("isic2017", "ISIC-2017_Validation_Data"),
+        ("isic2017", "ISIC-2017_Test_v2_Data"),
+        ("isic2018", "ISIC2018_Task1-2_Validation_Input"),
+        ("isic2018", "ISIC2018_Task1-2_Test_Input"),
+        ("ph2", "IMD003_Dermoscopic_Image"),
+    ],
+)
+def test_official_test_images_that_no_table_lists_are_never_trained_on(source: str, folder: str) -> None:
+    unlisted = [sample(f"ISIC_09{number:05d}", source=source, folder=folder) for number in range(50)]
+    assert {split_of(s, read()) for s in unlisted} == {"test"}
+    training = [sample(s.id, folder="ISIC2018_Task1-2_Training_Input") for s in unlisted]
+    assert {split_of(s, {}) for s in training} == set(SPLITS)
 
 
 def test_a_table_gives_the_split_of_ids_and_groups(tmp_path: Path) -> None:

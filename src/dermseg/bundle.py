@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 MANIFEST, ONNX, WEIGHTS, CARD = "bundle.json", "model.onnx", "model.safetensors", "MODEL_CARD.md"
 MAX_FILE_BYTES = 2**30
+
+
+_Positive = Annotated[float, Field(gt=0)]
 
 
 class _Part(BaseModel):
@@ -48,7 +51,7 @@ class Normalisation(_Part):
     """``(x / 255 - mean) / std`` for each channel; ``padding`` is the 8-bit value around the image."""
 
     mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    std: tuple[_Positive, _Positive, _Positive]
     padding: int = Field(ge=0, le=255)
 
 
@@ -97,7 +100,7 @@ class Manifest(_Part):
     input_size: int = Field(ge=1)
     normalisation: Normalisation
     processing: tuple[str, ...] = ()
-    thresholds: dict[str, float]
+    thresholds: dict[str, Annotated[float, Field(gt=0, lt=1)]]
     calibration: Calibration = Calibration()
     training_data: TrainingData
     licence: str

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import tempfile
 import warnings
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,7 +49,7 @@ def export(folder: Path, network: nn.Module, manifest: Manifest, images_BCHW: ND
 
     Args:
         folder: The bundle's folder; one that stands there is replaced.
-        network: Keeps its weights; a copy is rounded.
+        network: Is not changed; a copy is rounded.
         manifest: Without hashes.
         images_BCHW: Normalised images at the bundle's input size to check on; real ones, if there are any.
 
@@ -56,25 +58,20 @@ def export(folder: Path, network: nn.Module, manifest: Manifest, images_BCHW: ND
     """
     state = {name: value.half() if value.is_floating_point() else value for name, value in network.state_dict().items()}
     weights = safetensors.torch.save({name: value.contiguous() for name, value in state.items()})
-    content = to_onnx(network, state, manifest.input_size)
-    scratch = folder.with_name(f".{folder.name}.unchecked")
-    bundle = write(scratch, manifest, {ONNX: content, WEIGHTS: weights})
-    found = parity(bundle, images_BCHW)
+    files = {ONNX: to_onnx(network, state, manifest.input_size), WEIGHTS: weights}
+    with tempfile.TemporaryDirectory() as scratch:
+        found = parity(write(Path(scratch) / "bundle", manifest, files), images_BCHW)
     if not found.holds:
         raise BundleError(
-            f"ONNX Runtime and torch disagree on {scratch}: logits by {found.logit_difference:.2g} "
-            f"(at most {MAX_LOGIT_DIFFERENCE:g}), masks in {found.mask_differences} pixels; it was not made a bundle"
+            f"ONNX Runtime and torch disagree on this network: logits by {found.logit_difference:.2g} "
+            f"(at most {MAX_LOGIT_DIFFERENCE:g}), masks in {found.mask_differences} pixels; no bundle was made"
         )
-    files = {name: bundle.read(name) for name in (ONNX, WEIGHTS)}
-    for path in scratch.iterdir():
-        path.unlink()
-    scratch.rmdir()
     return write(folder, manifest, files)
 
 
 def to_onnx(network: nn.Module, state: dict[str, Tensor], input_size: int) -> bytes:
     """Trace ``network`` with the weights of ``state``: input ``image`` (B, 3, S, S), output ``logits`` (B, K, S, S)."""
-    network = network.cpu().eval()
+    network = deepcopy(network).cpu().eval()
     network.load_state_dict(
         {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
     )
@@ -106,7 +103,8 @@ def parity(bundle: Bundle, images_BCHW: NDArray[np.float32]) -> Parity:
     difference, masks = 0.0, 0
     for image_CHW in images_BCHW:
         a, b = on_onnx(image_CHW[None]), on_torch(image_CHW[None])
-        difference = max(difference, float(np.abs(a - b).max()))
+        # NaN must not pass: it is neither larger nor smaller than anything.
+        difference = max(difference, float(np.nan_to_num(np.abs(a - b), nan=np.inf).max()))
         masks += int((((a > 0) != (b > 0)) & (np.abs(b) > UNDECIDED)).sum())
     return Parity(difference, masks)
 

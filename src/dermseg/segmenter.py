@@ -20,7 +20,7 @@ from dermseg import figures
 from dermseg._version import __version__
 from dermseg.bundle import Bundle
 from dermseg.engine import Device, EngineName, open_engine
-from dermseg.errors import DermsegError, InputError
+from dermseg.errors import DermsegError, ImageTooLargeError, InputError
 from dermseg.imaging import (
     DEFAULT_MAX_MEGAPIXELS,
     Geometry,
@@ -282,9 +282,11 @@ class Segmenter:
                     finish(source, prediction)
             except DermsegError as error:
                 return error
+            except (MemoryError, cv2.error) as error:  # OpenCV's way to say that memory is short
+                return ImageTooLargeError(f"an image is too large for the memory that is left: {error}")
             return prediction
 
-        count = workers or os.cpu_count() or 1
+        count = workers or _cores()
         waiting: deque[Future[Prediction | DermsegError]] = deque()
         with ThreadPoolExecutor(count) as pool:
             try:
@@ -308,6 +310,11 @@ def check_outputs(names: Sequence[str]) -> Sequence[Output]:
     if unknown := [name for name in names or [""] if name not in OUTPUTS]:
         raise InputError(f"there is no output {unknown[0]!r}; choose from: {', '.join(OUTPUTS)}")
     return cast(Sequence[Output], names)
+
+
+def _cores() -> int:
+    """The cores this process may use, fewer than the machine's in many containers."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float32]:

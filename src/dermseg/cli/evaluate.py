@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from dermseg.cli.segment import Device
-from dermseg.errors import InputError
+from dermseg.errors import DataError, InputError
 
 
 def evaluate(
@@ -43,10 +43,16 @@ def evaluate(
     from dermseg.imaging import make_folder, write_bytes
     from dermseg.segmenter import Segmenter
 
-    if record and threshold is not None:
-        raise InputError("--record keeps the scores of the bundle as it is; it cannot go with --threshold")
+    if record and (threshold is not None or splits is not None):
+        raise InputError(
+            "--record keeps the scores of the bundle as it is; it goes with neither --threshold nor --splits"
+        )
     samples = catalog.with_lesion(catalog.read(data, source))
     chosen = tables.select(samples, split, tables.read(splits or tables.DEFAULT))
+    if not chosen:
+        raise DataError(
+            f"{data} has no image with a lesion mask in the split {split!r}; --split all takes all there are"
+        )
     loaded = Bundle.load(bundle)
     if record:
         loaded.check_writable()

@@ -58,9 +58,7 @@ def segment(
         Orientation, typer.Option(help="upright turns a photograph as its EXIF says; stored does not.")
     ] = Orientation.upright,
     max_megapixels: Annotated[float, typer.Option(help="Largest image to open.")] = 100.0,
-    mask_bits: Annotated[
-        Literal["8", "1"], typer.Option(help="Of a mask's pixel; the ISIC challenge asks for 8.")
-    ] = "8",
+    one_bit: Annotated[bool, typer.Option("--one-bit", help="Write masks of 1 bit a pixel, not 8.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object an image.")] = False,
 ) -> None:
     """Find the lesion in images and write masks at their own size.
@@ -87,7 +85,7 @@ def segment(
         threads=1 if len(jobs) > 1 and workers != 1 else None,
     )
     make_folder(output)
-    failures = _run(segmenter, jobs, outputs, workers, as_json, 1 if mask_bits == "1" else 8)
+    failures = _run(segmenter, jobs, outputs, workers, as_json, 1 if one_bit else 8)
     done = len(jobs) - len(failures)
     if not as_json and done:
         typer.echo(f"{done} image{'s' * (done != 1)}: {', '.join(outputs)} in {output}")
@@ -137,11 +135,11 @@ def _find(given: str, output: Path, recursive: bool) -> Iterable[tuple[Path, Pat
     path = Path(given)
     if path.is_dir():
         found = sorted(path.rglob("*") if recursive else path.iterdir())
-        results = output if path in output.parents else None
+        results = output.resolve() if path.resolve() in output.resolve().parents else None
         images = [
             file
             for file in found
-            if file.suffix.lower() in IMAGE_SUFFIXES and results not in file.parents and file.is_file()
+            if file.suffix.lower() in IMAGE_SUFFIXES and results not in file.resolve().parents and file.is_file()
         ]
         if not images:
             hint = "" if recursive else "; --recursive looks into subfolders"

@@ -21,12 +21,12 @@ def train(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Change a setting; may be repeated."),
     ] = None,
-    device: Annotated[Device, typer.Option(help="Where to train.")] = Device.auto,
+    device: Annotated[Device, typer.Option(help="auto takes a GPU where torch finds one.")] = Device.auto,
 ) -> None:
     """Train a recipe and make a bundle of the result. Needs the extra 'train'.
 
     Examples:
-    - `dermseg train lesion --data DATA`
+    - `dermseg train lesion --data DATA --set model.arguments.pretrained=mobilenet_v2_1.0_224`
     - `dermseg train lesion --data DATA --set epochs=30 --set optimizer.lr=5e-4`
     - `dermseg train lesion --data DATA --resume`
     """

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, get_args
@@ -50,9 +51,15 @@ def read(path: Path = DEFAULT) -> dict[str, Split]:
 
 
 def split_of(sample: Sample, table: Mapping[str, Split]) -> Split:
-    """The split of a sample: its id's, else its group's, else drawn from a hash of its group (80, 10, 10 %)."""
+    """The split of a sample: its id's, else its group's, else by rule.
+
+    The rule puts the challenges' validation and test images, and PH2, into ``test``; other images go to ``train``,
+    ``tune`` and ``test`` by a hash of their group (80, 10, 10 %).
+    """
     if (side := table.get(sample.id) or table.get(sample.group)) is not None:
         return side
+    if sample.source == "ph2" or _is_held_out(sample):
+        return "test"
     share = _rank(sample.group) / 2**256
     return "tune" if share < 0.1 else "test" if share < 0.2 else "train"
 
@@ -72,15 +79,16 @@ def select(samples: Iterable[Sample], split: str, table: Mapping[str, Split] | N
 def draw(samples: Sequence[Sample]) -> list[tuple[str, str, Split]]:
     """Draw the shipped table from ISIC 2017, ISIC 2018 and HAM10000.
 
-    ``test`` is ISIC 2017 validation and a tenth of HAM10000's lesions, ``tune`` a tenth of ISIC 2017 training and
-    another tenth of the lesions. ISIC 2018 images follow ISIC 2017; those without a public lesion mask in ``samples``
-    stay in ``test``, as ISIC 2018 training holds most of ISIC 2017's test images.
+    ``test`` is ISIC 2017 validation, ISIC 2017 test where ``samples`` hold it, and a tenth of HAM10000's lesions;
+    ``tune`` a tenth of ISIC 2017 training and another tenth of the lesions. ISIC 2018 training images follow ISIC
+    2017; those without a lesion mask in ``samples`` are ``test``: the shipped table was drawn from a copy that lacks
+    the masks of ISIC 2017's test images.
 
     Returns:
         Rows of id, group, split, ordered by id.
     """
     by_source = {source: [s for s in samples if s.source == source] for source in ("isic2017", "isic2018", "ham10000")}
-    official_test = {s.id for s in by_source["isic2017"] if "Validation" in s.image.parent.name}
+    official_test = {s.id for s in by_source["isic2017"] if _is_held_out(s)}
     side: dict[str, Split] = dict.fromkeys(official_test, "test")
     side |= _tenths([s.group for s in by_source["isic2017"] if s.id not in official_test], ("tune",))
     side |= _tenths([s.group for s in by_source["ham10000"]], ("tune", "test"))
@@ -88,6 +96,11 @@ def draw(samples: Sequence[Sample]) -> list[tuple[str, str, Split]]:
         side.setdefault(sample.id, "train" if "lesion" in sample.masks else "test")
     rows = {s.id: (s.id, s.group, side[s.group]) for source in by_source.values() for s in source}
     return [rows[key] for key in sorted(rows)]
+
+
+def _is_held_out(sample: Sample) -> bool:
+    """Whether the image is of a challenge's validation or test set, by its official folder."""
+    return re.match(r"ISIC.*_(Validation|Test)_", sample.image.parent.name) is not None
 
 
 def _tenths(groups: Iterable[str], sides: Sequence[Split]) -> dict[str, Split]:

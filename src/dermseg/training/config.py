@@ -18,9 +18,13 @@ class _Strict(BaseModel):
 
 
 class ModelConfig(_Strict):
-    """The network: a name of ``dermseg.models.MODELS`` and its arguments."""
+    """The network: a name of ``dermseg.models.MODELS`` and its arguments.
+
+    ``origin`` says in the model card what its pretrained weights are and under which licence.
+    """
 
     name: str
+    origin: str = ""
     arguments: dict[str, Any] = Field(default_factory=dict)
 
 
@@ -43,7 +47,7 @@ class AugmentationConfig(_Strict):
     colour: float = Field(0.12, ge=0, lt=1, description="gain of each channel, as a share")
     blur: float = Field(0.3, ge=0, le=1, description="probability; sigma 0.4 to 1.6 pixels")
     hair: float = Field(0.25, ge=0, le=1, description="probability of drawn hairs")
-    ruler: float = Field(0.1, ge=0, le=1, description="probability of a drawn ruler or sticker")
+    ruler: float = Field(0.1, ge=0, le=1, description="probability of a drawn ruler")
 
     @field_validator("scale")
     @classmethod

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from dermseg.data.cache import PADDING
+from dermseg.errors import RecipeError
 from dermseg.models import build
 from dermseg.training.augmentation import augment
 from dermseg.training.config import Recipe
@@ -54,6 +55,8 @@ class LesionTraining(lightning.LightningModule):
         """Jaccard of each image at every threshold."""
         image, mask, source = batch
         probability = self._logits(image.float() / 255).float().sigmoid()
+        if not bool(torch.isfinite(probability).all()):
+            raise RecipeError("the training diverged: the network gives NaN; lower optimizer.lr")
         truth = mask > 127
         scores = [_jaccard(probability > float(t), truth) for t in THRESHOLDS]
         self._scores.append((torch.stack(scores, dim=1).cpu(), source.cpu()))

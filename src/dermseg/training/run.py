@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import logging
@@ -26,15 +27,16 @@ from typing import Literal
 import lightning
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, WeightAveraging
 from numpy.typing import NDArray
+from torch import Tensor
 
 from dermseg._version import __version__
 from dermseg.bundle import Architecture, Bundle, Manifest, Normalisation, TrainingData
 from dermseg.data import cache, catalog, splits
 from dermseg.errors import DataError, InputError, RecipeError
 from dermseg.export import export
-from dermseg.imaging import write_bytes
+from dermseg.imaging import make_folder, write_bytes
 from dermseg.models import build
 from dermseg.training.config import Recipe
 from dermseg.training.datamodule import CachedData, TuneSet
@@ -91,6 +93,7 @@ def train(
                 "training needs some"
             )
     report(f"{len(train_samples)} images to train on, {len(tune_samples)} to tune on; run folder {folder}")
+    report(f"the network begins with {_initialisation(recipe)}")
     train_images, tune_images = (
         cache.load(found, recipe.classes, recipe.input_size, folder=cache_folder, progress=_now_and_then(report))
         for found in (train_samples, tune_samples)
@@ -103,7 +106,7 @@ def train(
         licences={sample.source: sample.licence for sample in train_samples},
         split="train",
         initialisation=_initialisation(recipe),
-        content_hash=train_images.content_hash,
+        content_hash=hashlib.sha256((train_images.content_hash + tune_images.content_hash).encode()).hexdigest(),
     )
     _record(folder, recipe, description, resume)
 
@@ -124,7 +127,12 @@ def train(
             precision=recipe.precision,
             max_epochs=recipe.epochs,
             gradient_clip_val=recipe.optimizer.clip,
-            callbacks=[EMAWeightAveraging(decay=recipe.ema), best, last, _EpochReport(folder / "metrics.csv", report)],
+            callbacks=[
+                WeightAveraging(avg_fn=moving_average(recipe.ema)),
+                best,
+                last,
+                _EpochReport(folder / "metrics.csv", report),
+            ],
             logger=False,
             num_sanity_val_steps=0,
             enable_progress_bar=progress_bar,
@@ -164,6 +172,16 @@ def make_bundle(folder: Path, recipe: Recipe, data: TrainingData, images: cache.
         versions={"dermseg": __version__} | {name: version(name) for name in ("torch", "lightning", "onnx")},
     )
     return export(folder / "bundle", network, manifest, _spread(images, PARITY_IMAGES))
+
+
+def moving_average(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]:
+    """An exponential moving average whose decay grows to ``decay``, so that a short run forgets where it began."""
+
+    def average(averaged: Tensor, current: Tensor, count: Tensor | int) -> Tensor:
+        weight = min(decay, (1 + int(count)) / (10 + int(count)))
+        return averaged * weight + current * (1 - weight)
+
+    return average
 
 
 def licence_of_weights(licences: Iterable[str]) -> str:
@@ -222,7 +240,7 @@ def _check_folder(folder: Path, recipe: Recipe, resume: bool) -> None:
 
 
 def _record(folder: Path, recipe: Recipe, data: TrainingData, resume: bool) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     text = json.dumps(data.model_dump(mode="json"), indent=2) + "\n"
     if resume and (folder / "data.json").read_text(encoding="utf-8") != text:
         raise DataError(f"the data differ from those of the run in {folder} (data.json); resume with the same")
@@ -231,8 +249,9 @@ def _record(folder: Path, recipe: Recipe, data: TrainingData, resume: bool) -> N
 
 
 def _initialisation(recipe: Recipe) -> str:
-    pretrained = recipe.model.arguments.get("pretrained")
-    return f"the pretrained weights {Path(pretrained).name}" if pretrained else "random weights"
+    if (pretrained := recipe.model.arguments.get("pretrained")) is None:
+        return "random weights"
+    return f"the pretrained weights {Path(pretrained).name}" + f" ({recipe.model.origin})" * bool(recipe.model.origin)
 
 
 def _spread(images: cache.CachedImages, count: int) -> NDArray[np.float32]:
