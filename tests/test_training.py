@@ -146,12 +146,8 @@ def test_the_recipe_is_recorded(run: Run, place: Place) -> None:
 
 def test_the_data_are_recorded(run: Run, place: Place) -> None:
     table = splits.read(place.folder / "splits.csv")
-    content = "".join(
-        cache.load(
-            splits.select(catalog.read(place.data), side, table), ["lesion"], SIZE, folder=place.cache
-        ).content_hash
-        for side in ("train", "tune")
-    )
+    sides = [splits.select(catalog.read(place.data), side, table) for side in ("train", "tune")]
+    content = "".join(cache.load(side, ["lesion"], SIZE, folder=place.cache).content_hash for side in sides)
     assert json.loads((run.folder / "data.json").read_text()) == {
         "sources": {"isic2018": 6, "plain": 12},
         "licences": {"isic2018": CC_BY_NC, "plain": "not stated"},
@@ -309,10 +305,10 @@ def assert_same(one: Any, other: Any, where: str = "") -> None:
 
 
 def test_a_resumed_run_ends_bit_for_bit_like_an_uninterrupted_one(run: Run, place: Place, tmp_path: Path) -> None:
-    folder = tmp_path / "run"
     with pytest.raises(StopError):
-        place.train(folder, place.recipe(), report=stop_at(2))
-    assert not (folder / "bundle").exists()
+        place.train(tmp_path / "begun", place.recipe(), report=stop_at(2))
+    assert not (tmp_path / "begun" / "bundle").exists()
+    folder = (tmp_path / "begun").rename(tmp_path / "moved")
     torch.rand(5)  # a new process stands elsewhere in its random numbers
     lines: list[str] = []
     resumed = Run(folder, place.train(folder, place.recipe(), resume=True, report=lines.append), lines)

@@ -22,7 +22,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import lightning
 import numpy as np
@@ -111,9 +111,7 @@ def train(
     _record(folder, recipe, description, resume)
 
     checkpoints = folder / "checkpoints"
-    best = ModelCheckpoint(
-        checkpoints, filename="best", monitor="tune/jaccard", mode="max", enable_version_counter=False
-    )
+    best = _Best(checkpoints, filename="best", monitor="tune/jaccard", mode="max", enable_version_counter=False)
     # A run that was stopped in its first epoch begins again.
     state = checkpoints / "last.ckpt" if resume and (checkpoints / "last.ckpt").is_file() else None
     # Not by save_last, which follows the best epochs only; after the best, whose score it keeps.
@@ -190,6 +188,13 @@ def licence_of_weights(licences: Iterable[str]) -> str:
     if not strict:
         return "Apache-2.0"
     return catalog.CC_BY_NC if strict == {catalog.CC_BY_NC} else f"as its training data: {', '.join(sorted(strict))}"
+
+
+class _Best(ModelCheckpoint):
+    """Keeps the best score also of a run whose folder was moved, which Lightning takes for another run."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict | {"dirpath": self.dirpath})
 
 
 class _EpochReport(Callback):
