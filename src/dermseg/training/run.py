@@ -111,11 +111,11 @@ def train(
     _record(folder, recipe, description, resume)
 
     checkpoints = folder / "checkpoints"
-    best = _Best(checkpoints, filename="best", monitor="tune/jaccard", mode="max", enable_version_counter=False)
+    best = _Checkpoint(checkpoints, filename="best", monitor="tune/jaccard", mode="max", enable_version_counter=False)
     # A run that was stopped in its first epoch begins again.
     state = checkpoints / "last.ckpt" if resume and (checkpoints / "last.ckpt").is_file() else None
     # Not by save_last, which follows the best epochs only; after the best, whose score it keeps.
-    last = ModelCheckpoint(checkpoints, filename="last", enable_version_counter=False)
+    last = _Checkpoint(checkpoints, filename="last", enable_version_counter=False)
     with warnings.catch_warnings():
         for message in EXPECTED_WARNINGS:
             warnings.filterwarnings("ignore", message)
@@ -190,8 +190,8 @@ def licence_of_weights(licences: Iterable[str]) -> str:
     return catalog.CC_BY_NC if strict == {catalog.CC_BY_NC} else f"as its training data: {', '.join(sorted(strict))}"
 
 
-class _Best(ModelCheckpoint):
-    """Keeps the best score also of a run whose folder was moved, which Lightning takes for another run."""
+class _Checkpoint(ModelCheckpoint):
+    """Keeps its score also in a run whose folder was moved, which Lightning takes for another one."""
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict | {"dirpath": self.dirpath})
