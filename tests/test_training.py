@@ -19,7 +19,7 @@ import torch
 from transformers import MobileNetV2Config, MobileNetV2Model
 
 from dermseg import synthetic
-from dermseg.bundle import ONNX, WEIGHTS, Bundle
+from dermseg.bundle import ONNX, WEIGHTS, Bundle, write
 from dermseg.data import cache, catalog, splits
 from dermseg.data.catalog import CC0, CC_BY_NC
 from dermseg.errors import DataError, InputError, RecipeError
@@ -274,6 +274,26 @@ def test_the_moving_average_forgets_where_a_short_run_began() -> None:
         value = average(value, torch.ones(()), torch.tensor(count))
     assert value > 0.99
     assert float(average(torch.zeros(()), torch.ones(()), 10**6)) == pytest.approx(0.001)
+
+
+def test_a_run_may_begin_with_the_weights_of_a_bundle(run: Run, place: Place, tmp_path: Path) -> None:
+    still = {"lr": 1e-12, "weight_decay": 0}
+    recipe = place.recipe(start=run.bundle.path, epochs=1, optimizer=still)
+    bundle = place.train(tmp_path / "run", recipe)
+    for (name, began), ended in zip(
+        run.bundle.network().named_parameters(), bundle.network().parameters(), strict=True
+    ):
+        assert torch.allclose(began, ended, atol=1e-6), name
+    assert bundle.manifest.training_data.initialisation == (
+        "the bundle tiny, itself from the pretrained weights weights"
+    )
+
+
+def test_a_bundle_of_other_classes_is_no_start(run: Run, place: Place, tmp_path: Path) -> None:
+    manifest = run.bundle.manifest.model_copy(update={"classes": ("nail",), "thresholds": {"nail": 0.5}})
+    other = write(tmp_path / "other", manifest, {name: run.bundle.read(name) for name in manifest.hashes})
+    message = refusal(RecipeError, lambda: place.train(tmp_path / "run", place.recipe(start=other.path)))
+    assert message == f"{other.path} is of another network or other classes than the recipe; start needs the same"
 
 
 # --- interrupted and resumed ---------------------------------------------------------------------

@@ -292,6 +292,9 @@ def model_card(manifest: Manifest) -> str:
             f"| {' | '.join(f'{m.mean:.3f} [{m.low:.3f}, {m.high:.3f}]' for m in score.metrics.values())} |",
             "",
         ]
+    if manifest.scores:
+        split = manifest.scores[-1].split
+        lines.append(f"Measured by `dermseg evaluate --bundle {manifest.name} --data DATA --split {split} --record`.")
     lines += [
         "",
         "## Limits",

@@ -86,6 +86,8 @@ def train(
     samples = [s for s in catalog.read(data, recipe.data.sources) if s.masks.keys() >= set(recipe.classes)]
     table = splits.read(recipe.data.splits or splits.DEFAULT)
     train_samples, tune_samples = (splits.select(samples, side, table) for side in ("train", "tune"))
+    # An image that several data sets share is scored once, by the first one's mask.
+    tune_samples = list({sample.id: sample for sample in reversed(tune_samples)}.values())[::-1]
     for side, found in (("train", train_samples), ("tune", tune_samples)):
         if not found:
             raise DataError(
@@ -99,6 +101,8 @@ def train(
         for found in (train_samples, tune_samples)
     )
     module = LesionTraining(recipe, sources := tuple(sorted({sample.source for sample in tune_samples})))
+    if recipe.start is not None:
+        module.model.load_state_dict(_weights_of(Bundle.load(recipe.start), recipe))
     source_of = np.array([sources.index(sample.source) for sample in tune_samples], np.int64)
     datamodule = CachedData(train_images, TuneSet(tune_images, source_of), recipe.batch_size, recipe.seed)
     description = TrainingData(
@@ -253,7 +257,16 @@ def _record(folder: Path, recipe: Recipe, data: TrainingData, resume: bool) -> N
     write_bytes(folder / "data.json", text.encode())
 
 
+def _weights_of(bundle: Bundle, recipe: Recipe) -> dict[str, Tensor]:
+    if bundle.manifest.architecture.name != recipe.model.name or bundle.manifest.classes != recipe.classes:
+        raise RecipeError(f"{bundle.path} is of another network or other classes than the recipe; start needs the same")
+    return bundle.network().state_dict()
+
+
 def _initialisation(recipe: Recipe) -> str:
+    if recipe.start is not None:
+        start = Bundle.load(recipe.start)
+        return f"the bundle {start.name}, itself from {start.manifest.training_data.initialisation}"
     if (pretrained := recipe.model.arguments.get("pretrained")) is None:
         return "random weights"
     return f"the pretrained weights {Path(pretrained).name}" + f" ({recipe.model.origin})" * bool(recipe.model.origin)
