@@ -36,9 +36,10 @@ wheel: .venv/dev  ## Build the wheel
 clean:  ## Remove what the other commands made
 	rm -rf .venv demo dist build
 
-# The stamps are files inside .venv, so that removing it is enough to start again.
+# The stamps are files inside .venv, so that removing it is enough to start again. A development install serves the demo
+# too, and must stay what it is.
 .venv/plain: pyproject.toml constraints.txt $(shell find src -type f -not -name "*.pyc")
-	test -e .venv/dev || { $(PYTHON) -m venv .venv && $(PIP) .; }  # the development install serves too, and must stay
+	@test -e .venv/dev || { $(PYTHON) -m venv .venv && $(PIP) .; }
 	touch $@
 
 .venv/dev: pyproject.toml constraints.txt
