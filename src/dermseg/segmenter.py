@@ -56,7 +56,7 @@ class Prediction:
     photograph: Photograph
     pixels: NDArray[np.uint8] = field(repr=False)
     classes: tuple[str, ...]
-    probabilities: NDArray[np.float32]
+    probabilities: NDArray[np.float32] = field(repr=False)
     geometry: Geometry
     thresholds: tuple[float, ...]
     bundle: str
