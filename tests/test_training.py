@@ -27,7 +27,7 @@ from dermseg.metrics import Confusion
 from dermseg.models import build
 from dermseg.training.config import Recipe, load_recipe
 from dermseg.training.datamodule import ShuffledBatches
-from dermseg.training.run import licence_of_weights, moving_average, train
+from dermseg.training.run import licence_of_weights, make_bundle, moving_average, train
 
 torch.set_num_threads(1)
 
@@ -258,6 +258,7 @@ def test_the_bundle_holds_the_best_checkpoint_in_half_precision(run: Run) -> Non
         ([CC0], "Apache-2.0"),
         ([CC_BY_NC], "CC-BY-NC-4.0"),
         ([CC0, CC_BY_NC, CC_BY_NC], "CC-BY-NC-4.0"),
+        ([CC0, "Apache-2.0"], "Apache-2.0"),
         (["not stated", CC0], "as its training data: not stated"),
         ([CC_BY_NC, "research and education only"], "as its training data: CC-BY-NC-4.0, research and education only"),
     ],
@@ -287,6 +288,19 @@ def test_a_run_may_begin_with_the_weights_of_a_bundle(run: Run, place: Place, tm
     assert bundle.manifest.training_data.initialisation == (
         "the bundle tiny, itself from the pretrained weights weights"
     )
+
+
+def test_weights_keep_the_licence_of_the_bundle_they_began_with(run: Run, place: Place, tmp_path: Path) -> None:
+    free = run.bundle.manifest.training_data.model_copy(
+        update={"sources": {"isic2017": 18}, "licences": {"isic2017": CC0}}
+    )
+    shutil.copytree(run.folder / "checkpoints", tmp_path / "checkpoints")
+    table = splits.read(place.folder / "splits.csv")
+    images = cache.load(splits.select(catalog.read(place.data), "tune", table), ["lesion"], SIZE, folder=place.cache)
+    manifest = run.bundle.manifest.model_copy(update={"licence": CC_BY_NC})
+    begun = write(tmp_path / "begun", manifest, {name: run.bundle.read(name) for name in manifest.hashes})
+    assert make_bundle(tmp_path, place.recipe(start=begun.path), free, images).manifest.licence == CC_BY_NC
+    assert make_bundle(tmp_path, place.recipe(), free, images).manifest.licence == "Apache-2.0"
 
 
 def test_a_bundle_of_other_classes_is_no_start(run: Run, place: Place, tmp_path: Path) -> None:

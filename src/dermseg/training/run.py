@@ -43,6 +43,7 @@ from dermseg.training.datamodule import CachedData, TuneSet
 from dermseg.training.module import MEAN, STD, LesionTraining
 
 PARITY_IMAGES = 8
+OWN_LICENCE = "Apache-2.0"
 EXPECTED_WARNINGS = (
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # Lightning's own use of torch
     "Checkpoint directory .* exists and is not empty",  # that of a resumed run
@@ -170,7 +171,9 @@ def make_bundle(folder: Path, recipe: Recipe, data: TrainingData, images: cache.
         normalisation=Normalisation(mean=(MEAN,) * 3, std=(STD,) * 3, padding=cache.PADDING),
         thresholds=dict.fromkeys(recipe.classes, best["threshold"]),
         training_data=data,
-        licence=licence_of_weights(data.licences.values()),
+        licence=licence_of_weights(
+            [*data.licences.values(), *([Bundle.load(recipe.start).manifest.licence] if recipe.start else [])]
+        ),
         versions={"dermseg": __version__} | {name: version(name) for name in ("torch", "lightning", "onnx")},
     )
     return export(folder / "bundle", network, manifest, _spread(images, PARITY_IMAGES))
@@ -187,10 +190,10 @@ def moving_average(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Ten
 
 
 def licence_of_weights(licences: Iterable[str]) -> str:
-    """The licence of weights fitted on data under ``licences``: what the strictest of them still allows."""
-    strict = set(licences) - {catalog.CC0}
+    """The licence of weights made from data and weights under ``licences``: what the strictest still allows."""
+    strict = set(licences) - {catalog.CC0, OWN_LICENCE}
     if not strict:
-        return "Apache-2.0"
+        return OWN_LICENCE
     return catalog.CC_BY_NC if strict == {catalog.CC_BY_NC} else f"as its training data: {', '.join(sorted(strict))}"
 
 
