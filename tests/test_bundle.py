@@ -111,6 +111,23 @@ def test_pack_of_a_zip_is_the_same_bundle(dark_bundle: Bundle, tmp_path: Path) -
     assert (second.manifest, content(second)) == (dark_bundle.manifest, content(dark_bundle))
 
 
+def test_a_bundle_without_onnx_is_whole(dark_bundle: Bundle, tmp_path: Path) -> None:
+    assert dark_bundle.has_onnx
+    bundle = write(tmp_path / "torch", dark_bundle.manifest, {WEIGHTS: b"unused"})
+    zipped = Bundle.load(bundle.pack(tmp_path / "torch.zip"))
+    assert not bundle.has_onnx
+    assert not zipped.has_onnx
+    for whole in (bundle, zipped):
+        whole.verify()
+    (bundle.path / WEIGHTS).write_bytes(b"other")
+    refusal(BundleIntegrityError, bundle.verify)
+
+
+def test_a_bundle_without_weights_is_not_whole(dark_bundle: Bundle, tmp_path: Path) -> None:
+    bundle = write(tmp_path / "bundle", dark_bundle.manifest, {ONNX: dark_bundle.read(ONNX)})
+    assert refusal(BundleError, bundle.verify) == f"{bundle.path} is no complete bundle: {WEIGHTS} is missing"
+
+
 def test_a_spoilt_bundle_is_not_packed(folder: Path, tmp_path: Path) -> None:
     (folder / WEIGHTS).write_bytes(b"other")
     refusal(BundleIntegrityError, lambda: Bundle.load(folder).pack(tmp_path / "out.zip"))
@@ -412,6 +429,10 @@ def test_a_network_that_gives_nan_is_made_no_bundle(dark_bundle: Bundle, tmp_pat
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
     network.get_parameter("head.bias").data.fill_(torch.nan)
-    with pytest.raises(BundleError, match="ONNX Runtime and torch disagree"):
-        export(tmp_path / "bad", network, manifest, images)
-    assert not (tmp_path / "bad").exists()
+    for torch_only, reason in (
+        (False, "ONNX Runtime and torch disagree on this network: "),
+        (True, "the stored weights give logits that are not finite; no bundle was made"),
+    ):
+        with pytest.raises(BundleError, match=f"^{reason}"):
+            export(tmp_path / "bad", network, manifest, images, torch_only=torch_only)
+        assert not (tmp_path / "bad").exists()

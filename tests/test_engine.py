@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from dermseg.bundle import ONNX, WEIGHTS, Bundle, write
 from dermseg.engine import Device, EngineName, open_engine
 from dermseg.errors import BundleError, InputError
+from dermseg.export import export
 
 
 def some_images(size: int, count: int = 2) -> NDArray[np.float32]:
@@ -36,6 +37,16 @@ def test_auto_is_onnx_runtime_on_the_cpu(dark_bundle: Bundle) -> None:
     # It has no torch network, so only ONNX Runtime can answer.
     images = some_images(64)
     np.testing.assert_allclose(open_engine(dark_bundle)(images), -8 * images.mean(1, keepdims=True), atol=1e-5)
+
+
+def test_auto_is_torch_for_a_bundle_without_onnx(tmp_path: Path) -> None:
+    shipped = Bundle.load("lesion")
+    images = some_images(shipped.manifest.input_size)
+    bundle = export(tmp_path / "torch", shipped.network(), shipped.manifest, images, torch_only=True)
+    np.testing.assert_array_equal(open_engine(bundle)(images), open_engine(shipped, "torch")(images))
+    with pytest.raises(InputError) as caught:
+        open_engine(bundle, "onnx")
+    assert str(caught.value) == f"{bundle.path} runs on torch only; for it choose the torch engine or 'auto'"
 
 
 @pytest.mark.parametrize("threads", [1, 2])

@@ -4,25 +4,33 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any, get_args
 
 import numpy as np
+import onnx
 import pytest
 from click.testing import CliRunner
-from isic_challenge_scoring import ScoreError, SegmentationScore
+from isic_challenge_scoring import ScoreError, SegmentationScore, task2
 from isic_challenge_scoring.__main__ import cli as official_cli
 from numpy.typing import NDArray
 from PIL import Image
 
+from dermseg import synthetic
+from dermseg.bundle import CARD, ONNX, WEIGHTS, Bundle, Manifest, write
 from dermseg.data.catalog import Sample
 from dermseg.errors import BrokenImageError, DermsegError, InputError
-from dermseg.evaluation import ALL, TASK1_PROTOCOL, EvaluationResult, ImageScore, evaluate
-from dermseg.imaging import read_mask
-from dermseg.metrics import TASK1_METRICS, Confusion, bootstrap_interval
+from dermseg.evaluation import ALL, EvaluationResult, evaluate
+from dermseg.imaging import Geometry, open_image, read_mask
+from dermseg.metrics import TASK1_METRICS, Confusion, Interval, bootstrap_interval, soft_counts
+from dermseg.protocols import ImageScore, ProtocolName, protocol_for
+from dermseg.segmenter import Prediction
+from tests.conftest import Cli
 
 OFFICIAL_NAMES = {
     "jaccard": "jaccard",
@@ -38,28 +46,51 @@ official_scorer = pytest.mark.filterwarnings(
 )
 
 
+SIZE = 16
+ATTRIBUTES = ("pigment_network", "globules", "streaks")
+
+
 @dataclass(frozen=True)
 class Segmented:
-    mask: NDArray[np.bool_]
+    """Masks at the image's own size, one a class."""
+
+    masks: Mapping[str, NDArray[np.bool_]]
+    thresholds: tuple[float, ...] = ()
+    probabilities: NDArray[np.float32] = field(default_factory=lambda: np.zeros((1, SIZE, SIZE), np.float32))
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return tuple(self.masks)
+
+    @property
+    def geometry(self) -> Geometry:
+        height, width = next(iter(self.masks.values())).shape
+        return Geometry.fit(height, width, SIZE)
+
+    def mask_of(self, name: str) -> NDArray[np.bool_]:
+        return self.masks[name]
 
 
-@dataclass(frozen=True)
-class Named:
-    name: str = "light"
+Answer = Prediction | DermsegError | NDArray[np.bool_] | Mapping[str, NDArray[np.bool_]]
 
 
 class Replay:
-    """A segmenter whose answers are known: for each image its outcome, in order."""
+    """A segmenter whose answers are known: for each image its outcome, in order; a bare mask is of the one class."""
 
-    bundle = Named()
-
-    def __init__(self, outcomes: Mapping[str, NDArray[np.bool_] | DermsegError]) -> None:
+    def __init__(self, outcomes: Mapping[str, Answer], classes: tuple[str, ...] = ("lesion",)) -> None:
         self.outcomes = outcomes
+        fields: dict[str, Any] = {"name": "light", "classes": classes, "input_size": SIZE}
+        self.bundle = Bundle(Path("light"), Manifest.model_construct(**fields))
 
-    def stream(self, sources: Iterable[Path]) -> Iterator[Segmented | DermsegError]:
+    def stream(self, sources: Iterable[Path]) -> Iterator[Segmented | Prediction | DermsegError]:
         for source in sources:
             outcome = self.outcomes[source.stem]
-            yield outcome if isinstance(outcome, DermsegError) else Segmented(outcome)
+            if isinstance(outcome, np.ndarray):
+                yield Segmented({self.bundle.manifest.classes[0]: outcome})
+            elif isinstance(outcome, Mapping):
+                yield Segmented(outcome)
+            else:
+                yield outcome
 
 
 def disc(height: int, width: int, x: float, y: float, radius: float) -> NDArray[np.bool_]:
@@ -75,11 +106,13 @@ def save(path: Path, levels: NDArray[np.bool_] | NDArray[np.uint8]) -> Path:
     return path
 
 
-def sample(id: str, mask: Path | None, *, group: str | None = None, source: str = "isic2018") -> Sample:
+def sample(
+    id: str, masks: Path | Mapping[str, Path] | None, *, group: str | None = None, source: str = "isic2018"
+) -> Sample:
     return Sample(
         id=id,
         image=Path(f"{id}.jpg"),
-        masks={"lesion": mask} if mask else {},
+        masks={"lesion": masks} if isinstance(masks, Path) else masks or {},
         group=group or id,
         source=source,
         licence="CC-BY-NC-4.0",
@@ -184,6 +217,313 @@ def test_a_truth_of_another_size_is_a_failure_where_the_official_scorer_stops(tm
     )
 
 
+# --- several classes ---------------------------------------------------------------------------------
+
+
+Masks = dict[str, NDArray[np.bool_]]
+
+
+@pytest.fixture
+def attributes() -> dict[str, tuple[Masks, Masks]]:
+    """Predictions and truths by id, at several sizes: sparse, empty and full masks, and a class without any truth."""
+    rng = np.random.default_rng(8)
+    found = {}
+    for index in range(24):
+        shape = tuple(rng.integers(5, 30, 2))
+        truths = {name: rng.random(shape) < rng.choice([0, 0, 0.1, 0.5, 1]) for name in ATTRIBUTES}
+        truths["streaks"][:] = False
+        guesses = {name: mask ^ (rng.random(shape) < rng.choice([0, 0.1, 0.9])) for name, mask in truths.items()}
+        found[f"ISIC_{index:07d}"] = guesses, truths
+    return found
+
+
+def score_attributes(
+    folder: Path, masks: Mapping[str, tuple[Masks, Masks]], protocol: ProtocolName = "official", group: int = 1
+) -> EvaluationResult:
+    samples = []
+    for index, (id, (guesses, truths)) in enumerate(masks.items()):
+        paths = {name: folder / "truth" / f"{id}_attribute_{name}.png" for name in truths}
+        for name, path in paths.items():
+            save(path, truths[name])
+            save(folder / "prediction" / path.name, guesses[name])
+        samples.append(sample(id, paths, group=f"group {index // group}"))
+    answers = {id: guesses for id, (guesses, _) in masks.items()}
+    return evaluate(Replay(answers, ATTRIBUTES), samples, data="drawn", split="test", protocol=protocol)
+
+
+def assert_task2(folder: Path, result: EvaluationResult) -> None:
+    official = task2.score(folder / "truth", folder / "prediction")
+    found = {name: interval.mean for name, interval in result.summaries[ALL].items()}
+    for metric in ("jaccard", "dice"):
+        assert found[f"micro_{metric}"] == pytest.approx(official["micro_average"][metric], abs=1e-12)
+        for name in ATTRIBUTES:
+            assert found[f"{metric}_{name}"] == pytest.approx(official[name][metric], abs=1e-12)
+        mean = np.mean([official[name][metric] for name in ATTRIBUTES])
+        assert found[f"macro_{metric}"] == pytest.approx(mean, abs=1e-12)
+    assert found["micro_jaccard"] == pytest.approx(official["overall"], abs=1e-12)
+
+
+def test_sums_of_several_classes_equal_the_official_task_2(
+    tmp_path: Path, attributes: dict[str, tuple[Masks, Masks]]
+) -> None:
+    result = score_attributes(tmp_path, attributes)
+    assert not result.failures
+    assert result.protocol.description == (
+        "official Task 2: compared at the truth's size, shares of the image's area summed over images, "
+        "95 % bootstrap interval over groups"
+    )
+    assert_task2(tmp_path, result)
+
+
+@pytest.mark.parametrize("truth", [False, True], ids=["truth empty", "truth full"])
+@pytest.mark.parametrize("guess", [False, True], ids=["nothing predicted", "all predicted"])
+def test_empty_and_full_attributes_score_as_the_official_task_2(tmp_path: Path, truth: bool, guess: bool) -> None:
+    guesses, truths = ({name: np.full((4, 6), value) for name in ATTRIBUTES} for value in (guess, truth))
+    result = score_attributes(tmp_path, {"ISIC_0000001": (guesses, truths)})
+    assert_task2(tmp_path, result)
+    assert result.summaries[ALL]["micro_jaccard"].mean == (guess == truth)
+
+
+def test_predicting_no_attribute_scores_nothing(tmp_path: Path, attributes: dict[str, tuple[Masks, Masks]]) -> None:
+    """Where the mean over images would reward every empty truth."""
+    blank = {
+        id: ({name: np.zeros_like(mask) for name, mask in truths.items()}, truths)
+        for id, (_, truths) in attributes.items()
+    }
+    result = score_attributes(tmp_path, blank)
+    assert_task2(tmp_path, result)
+    assert result.summaries[ALL]["micro_jaccard"].mean == 0
+    assert np.mean([image.metrics["jaccard_globules"] for image in result.images]) > 0.2
+
+
+def test_intervals_of_several_classes_resample_the_images_shares(
+    tmp_path: Path, attributes: dict[str, tuple[Masks, Masks]]
+) -> None:
+    result = score_attributes(tmp_path, attributes, group=2)
+    shares = np.array(
+        [
+            [Confusion.of(guesses[name], truths[name]).counts / truths[name].size for name in ATTRIBUTES]
+            for guesses, truths in attributes.values()
+        ]
+    ).reshape(12, 2, 3, 4)
+    rng, micro, macro = np.random.default_rng(0), [], []
+    for _ in range(2000):
+        tp, fp, fn, _ = np.moveaxis(shares[rng.integers(12, size=12)].sum(axis=(0, 1)), -1, 0)
+        micro.append(tp.sum() / (tp + fp + fn).sum())
+        own = [a / (a + b + c) if a + b + c else 1 for a, b, c in zip(tp, fp, fn, strict=True)]
+        macro.append(np.mean(own))
+    for name, values in (("micro_jaccard", micro), ("macro_jaccard", macro)):
+        interval = result.summaries[ALL][name]
+        assert (interval.low, interval.high) == pytest.approx(np.quantile(values, [0.025, 0.975]).tolist())
+        assert interval.low < interval.mean < interval.high
+
+
+def test_a_result_of_several_classes_is_a_table_a_csv_and_scores(
+    tmp_path: Path, attributes: dict[str, tuple[Masks, Masks]]
+) -> None:
+    result = score_attributes(tmp_path, attributes)
+    metrics = ("jaccard", "dice", "sensitivity", "precision")
+    names = [f"{part}_{metric}" for part in ("micro", "macro") for metric in metrics]
+    names += [f"{metric}_{name}" for name in ATTRIBUTES for metric in metrics]
+    assert [line.split()[0] for line in str(result).splitlines()[6:]] == names
+    result.write_csv(tmp_path / "scores.csv")
+    with (tmp_path / "scores.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["id", "source", "group", *names]
+    first = json.loads(result.to_json())["images"][0]
+    assert float(rows[0]["micro_dice"]) == first["metrics"]["micro_dice"] == result.images[0].metrics["micro_dice"]
+    assert np.sum(first["counts"]) == pytest.approx(len(ATTRIBUTES))
+    (recorded,) = result.scores()
+    assert recorded.protocol == result.protocol.description
+    assert list(recorded.metrics) == names
+
+
+def test_an_image_that_lacks_one_class_is_no_score(tmp_path: Path, attributes: dict[str, tuple[Masks, Masks]]) -> None:
+    guesses, truths = attributes["ISIC_0000000"]
+    path = save(tmp_path / "mask.png", truths["globules"])
+    result = evaluate(
+        Replay({"image": guesses}, ATTRIBUTES),
+        [sample("image", {"globules": path, "pigment_network": path})],
+        data="drawn",
+        split="test",
+    )
+    assert result.failures == (("image", "no 'streaks' mask to compare with, only ['globules', 'pigment_network']"),)
+
+
+# --- at the network's size ---------------------------------------------------------------------------
+
+
+def predicted(truth: NDArray[np.bool_], classes: tuple[str, ...] = ("lesion",), seed: int = 0) -> Prediction:
+    """What a network might say of an image of the truth's size; it is sure of a lesion in all the padding."""
+    geometry = Geometry.fit(truth.shape[0], truth.shape[1], SIZE)
+    probabilities = np.ones((len(classes), SIZE, SIZE), np.float32)
+    rows = slice(geometry.top, geometry.top + geometry.content_height)
+    columns = slice(geometry.left, geometry.left + geometry.content_width)
+    shape = len(classes), geometry.content_height, geometry.content_width
+    probabilities[:, rows, columns] = np.random.default_rng(seed).random(shape, np.float32)
+    photograph = open_image(np.zeros((*truth.shape, 3), np.uint8))
+    thresholds = tuple(0.3 + 0.1 * index for index in range(len(classes)))
+    return Prediction(photograph, np.zeros((1, 1, 3), np.uint8), classes, probabilities, geometry, thresholds, "light")
+
+
+def fitted(prediction: Prediction, truth: NDArray[np.bool_]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Maps (K, h, w) and truth (h, w) of the content, for truths that are the network's size many times over."""
+    scale = max(truth.shape) // SIZE
+    height, width = truth.shape[0] // scale, truth.shape[1] // scale
+    share = truth.reshape(height, scale, width, scale).mean(axis=(1, 3))
+    top, left = (SIZE - height) // 2, (SIZE - width) // 2
+    return prediction.probabilities[:, top : top + height, left : left + width], share * 255 >= 127.5
+
+
+@pytest.fixture
+def truths() -> list[NDArray[np.bool_]]:
+    """Wide, high and square, with an odd scale so that no pixel is half a lesion; the last is empty."""
+    found = [disc(30, 48, 24, 15, 11), disc(48, 36, 10, 20, 9), disc(80, 80, 40, 44, 25), disc(48, 48, 9, 9, 8)]
+    return [*found, np.zeros((48, 42), np.bool_)]
+
+
+def score_predictions(
+    folder: Path, truths: list[NDArray[np.bool_]], protocol: ProtocolName, classes: tuple[str, ...] = ("lesion",)
+) -> tuple[EvaluationResult, list[Prediction]]:
+    predictions = [predicted(truth, classes, seed) for seed, truth in enumerate(truths)]
+    samples = []
+    for index, truth in enumerate(truths):
+        path = save(folder / f"{index}.png", truth)
+        samples.append(sample(str(index), dict.fromkeys(classes, path)))
+    answers = {item.id: prediction for item, prediction in zip(samples, predictions, strict=True)}
+    result = evaluate(Replay(answers, classes), samples, data="drawn", split="test", protocol=protocol)
+    assert not result.failures
+    return result, predictions
+
+
+def test_pooled_makes_one_confusion_matrix_of_all_pixels(tmp_path: Path, truths: list[NDArray[np.bool_]]) -> None:
+    result, predictions = score_predictions(tmp_path, truths, "pooled")
+    assert result.protocol.description == (
+        "pooled: compared at 16 px, pixels summed over images, 95 % bootstrap interval over groups"
+    )
+    pairs = [fitted(prediction, truth) for prediction, truth in zip(predictions, truths, strict=True)]
+    guess = np.concatenate([probability[0].ravel() > np.float32(0.3) for probability, _ in pairs])
+    truth = np.concatenate([truth.ravel() for _, truth in pairs])
+    expected = Confusion.of(guess[None], truth[None])
+    summary = result.summaries[ALL]
+    assert list(summary) == ["jaccard", "dice", "sensitivity", "specificity", "accuracy", "precision"]
+    assert {name: interval.mean for name, interval in summary.items()} == pytest.approx(
+        {name: getattr(expected, name) for name in summary}, abs=1e-12
+    )
+    assert np.array([image.counts for image in result.images]).sum(axis=0).tolist() == [expected.counts.tolist()]
+
+
+def test_soft_takes_probabilities_and_the_mean_over_images(tmp_path: Path, truths: list[NDArray[np.bool_]]) -> None:
+    result, predictions = score_predictions(tmp_path, truths, "soft")
+    assert result.protocol.description == (
+        "soft: probabilities without a threshold, compared at 16 px, mean over images, "
+        "95 % bootstrap interval over groups"
+    )
+    expected = []
+    for prediction, truth in zip(predictions, truths, strict=True):
+        probability, share = fitted(prediction, truth)
+        p, t = probability[0].astype(float), share.astype(float)
+        both, found, there = (p * t).sum(), p.sum(), t.sum()
+        recall = both / there if there else 1
+        expected.append([both / (found + there - both), 2 * both / (found + there), recall, both / found])
+    summary = result.summaries[ALL]
+    assert list(summary) == ["jaccard", "dice", "sensitivity", "precision"]
+    assert [interval.mean for interval in summary.values()] == pytest.approx(np.mean(expected, axis=0).tolist())
+    dice = bootstrap_interval(np.array(expected)[:, 1])
+    assert_close(summary["dice"], dice)
+
+
+def test_soft_scores_of_several_classes_are_summed_over_images(tmp_path: Path, truths: list[NDArray[np.bool_]]) -> None:
+    result, predictions = score_predictions(tmp_path, truths, "soft", ATTRIBUTES)
+    assert "summed over images" in result.protocol.description
+    counts = np.zeros((3, 4))
+    for prediction, truth in zip(predictions, truths, strict=True):
+        probability, share = fitted(prediction, truth)
+        counts += [soft_counts(one, share) for one in probability]
+    tp, fp, fn, _ = counts.T
+    dice = 2 * tp / (2 * tp + fp + fn)
+    summary = result.summaries[ALL]
+    assert summary["macro_dice"].mean == pytest.approx(dice.mean())
+    assert summary["macro_jaccard"].mean == pytest.approx((tp / (tp + fp + fn)).mean())
+    assert [summary[f"dice_{name}"].mean for name in ATTRIBUTES] == pytest.approx(dice.tolist())
+
+
+def test_pooled_cuts_each_class_at_its_own_threshold(tmp_path: Path, truths: list[NDArray[np.bool_]]) -> None:
+    result, predictions = score_predictions(tmp_path, truths, "pooled", ATTRIBUTES)
+    for index, name in enumerate(ATTRIBUTES):
+        hits = there = 0
+        for prediction, truth in zip(predictions, truths, strict=True):
+            probability, share = fitted(prediction, truth)
+            hits += int((share & (probability[index] > prediction.thresholds[index])).sum())
+            there += int(share.sum())
+        assert result.summaries[ALL][f"sensitivity_{name}"].mean == pytest.approx(hits / there)
+
+
+def test_protocols_are_recorded_beside_each_other(tmp_path: Path, truths: list[NDArray[np.bool_]]) -> None:
+    names: tuple[ProtocolName, ...] = ("official", "pooled", "soft")
+    scores = [score for name in names for score in score_predictions(tmp_path, truths, name)[0].scores()]
+    assert [score.protocol.split()[0] for score in scores] == ["official", "pooled:", "soft:"]
+    assert len({(score.data, score.split) for score in scores}) == 1
+    assert all("sensitivity" in score.metrics for score in scores)
+
+
+def test_the_command_line_records_each_protocol_once(cli: Cli, tmp_path: Path, dark_bundle: Bundle) -> None:
+    synthetic.write_dataset(tmp_path / "data", 3, size=(64, 96))
+    folder = shutil.copytree(dark_bundle.path, tmp_path / "bundle")
+    arguments = ["--bundle", folder, "--data", "data", "--split", "all", "--record"]
+    for options in ([], ["--protocol", "pooled"], ["--protocol", "soft"], ["--protocol", "soft"]):
+        run = cli("evaluate", *arguments, *options)
+        assert run.returncode == 0, run.stderr
+    scores = Bundle.load(folder).manifest.scores
+    expected = [protocol_for(name, ("lesion",), 64).description for name in get_args(ProtocolName)]
+    assert [score.protocol for score in scores] == expected
+    document = json.loads((tmp_path / "evaluation" / "result.json").read_text())
+    assert document["protocol"] == expected[-1]
+    card = (folder / CARD).read_text()
+    assert all(description in card for description in expected)
+
+
+def test_the_command_line_refuses_a_threshold_that_would_change_nothing(cli: Cli, tmp_path: Path) -> None:
+    run = cli("evaluate", "--data", tmp_path, "--split", "all", "--protocol", "soft", "--threshold", "0.4")
+    assert (run.returncode, run.stdout) == (1, "")
+    assert run.stderr == "error: --protocol soft takes no threshold; it goes without --threshold\n"
+
+
+def test_the_command_line_takes_images_with_all_masks_of_the_bundle(
+    cli: Cli, tmp_path: Path, dark_bundle: Bundle
+) -> None:
+    """A bundle of two structures; of three images of ISIC 2018 one has masks of both."""
+    weights = onnx.load_model_from_string(dark_bundle.read(ONNX))
+    (weight,) = weights.graph.initializer
+    weight.CopyFrom(onnx.numpy_helper.from_array(np.full((2, 3, 1, 1), -8 / 3, np.float32), weight.name))
+    weights.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 2
+    classes = ("globules", "streaks")
+    manifest = dark_bundle.manifest.model_copy(update={"classes": classes, "thresholds": dict.fromkeys(classes, 0.5)})
+    write(tmp_path / "bundle", manifest, {ONNX: weights.SerializeToString(), WEIGHTS: b"unused"})
+    images, masks = (tmp_path / f"ISIC2018_Task{part}" for part in ("1-2_Training_Input", "2_Training_GroundTruth_v3"))
+    dark = disc(60, 80, 40, 30, 20)
+    for index, names in enumerate((classes, ("globules",), ())):
+        save(images / f"ISIC_000000{index}.png", (~dark).astype(np.uint8) * 255)
+        for name in names:
+            save(
+                masks / f"ISIC_000000{index}_attribute_{name}.png", dark if name == "globules" else np.zeros_like(dark)
+            )
+    run = cli("evaluate", "--bundle", "bundle", "--data", ".", "--split", "all", "--record")
+    assert run.returncode == 0, run.stderr
+    (score,) = Bundle.load(tmp_path / "bundle").manifest.scores
+    assert (score.data, score.images) == ("isic2018", 1)
+    assert score.protocol.startswith("official Task 2: ")
+    assert score.metrics["jaccard_globules"].mean > 0.9
+    assert score.metrics["jaccard_streaks"].mean == 0
+    assert score.metrics["micro_jaccard"].mean == pytest.approx(0.5, abs=0.02)
+    assert f"| jaccard_streaks | {0:.3f} [" in (tmp_path / "bundle" / CARD).read_text()
+
+
+def test_an_unknown_protocol_is_refused() -> None:
+    with pytest.raises(InputError, match=r"^there is no protocol 'strict'; choose from: official, pooled, soft$"):
+        protocol_for("strict", ("lesion",), SIZE)  # type: ignore[arg-type]
+
+
 # --- evaluate ----------------------------------------------------------------------------------------
 
 
@@ -192,12 +532,16 @@ def test_each_image_has_its_confusions_scores_in_order(tmp_path: Path) -> None:
     path = save(tmp_path / "truth.png", truth)
     samples = [sample("far", path, group="g"), sample("close", path, group="g")]
     result = evaluate(Replay({"close": close, "far": far}), samples, data="drawn", split="tune")
+    far_counts, close_counts = Confusion.of(far, truth), Confusion.of(close, truth)
     assert result.images == (
-        ImageScore("far", "isic2018", "g", Confusion.of(far, truth).scores()),
-        ImageScore("close", "isic2018", "g", Confusion.of(close, truth).scores()),
+        ImageScore("far", "isic2018", "g", (tuple(far_counts.counts),), far_counts.scores()),
+        ImageScore("close", "isic2018", "g", (tuple(close_counts.counts),), close_counts.scores()),
     )
     assert (result.bundle, result.data, result.split) == ("light", "drawn", "tune")
-    assert result.protocol == TASK1_PROTOCOL
+    assert result.protocol == protocol_for("official", ("lesion",), SIZE)
+    assert result.protocol.description == (
+        "official Task 1: compared at the truth's size, mean over images, 95 % bootstrap interval over groups"
+    )
 
 
 def test_what_cannot_be_scored_is_listed_and_the_rest_carries_on(tmp_path: Path) -> None:
@@ -245,10 +589,19 @@ def test_errors_that_are_not_the_users_are_not_swallowed(monkeypatch: pytest.Mon
 # --- the result --------------------------------------------------------------------------------------
 
 
+TASK1 = protocol_for("official", ("lesion",), SIZE)
+COUNTS = ((1.0, 1.0, 1.0, 1.0),)
+
+
 def result_of(*images: tuple[str, str, str, float], failures: tuple[tuple[str, str], ...] = ()) -> EvaluationResult:
     """A result with one metric: id, data set, group and value of each image."""
-    scores = tuple(ImageScore(id, dataset, group, {"dice": value}) for id, dataset, group, value in images)
-    return EvaluationResult("light", "two sets", "test", "a protocol", scores, failures)
+    protocol = replace(TASK1, description="a protocol", metrics=("dice",))
+    scores = tuple(ImageScore(id, dataset, group, COUNTS, {"dice": value}) for id, dataset, group, value in images)
+    return EvaluationResult("light", "two sets", "test", protocol, scores, failures)
+
+
+def assert_close(one: Interval, other: Interval) -> None:
+    assert (one.mean, one.low, one.high) == pytest.approx((other.mean, other.low, other.high), abs=1e-12)
 
 
 TWO_SETS = result_of(
@@ -263,10 +616,11 @@ TWO_SETS = result_of(
 def test_summaries_are_per_data_set_and_over_all_images() -> None:
     summaries = TWO_SETS.summaries
     assert list(summaries) == ["isic2018", "ph2", "all"]
-    assert summaries["isic2018"]["dice"] == bootstrap_interval(np.array([0.5, 0.7, 0.9]), ["a", "a", "b"])
+    assert_close(summaries["isic2018"]["dice"], bootstrap_interval(np.array([0.5, 0.7, 0.9]), ["a", "a", "b"]))
     assert summaries["ph2"]["dice"].mean == 0.625
-    assert summaries["all"]["dice"] == bootstrap_interval(
-        np.array([0.5, 0.7, 0.9, 1.0, 0.25]), ["a", "a", "b", "c", "a"]
+    assert_close(
+        summaries["all"]["dice"],
+        bootstrap_interval(np.array([0.5, 0.7, 0.9, 1.0, 0.25]), ["a", "a", "b", "c", "a"]),
     )
 
 
@@ -314,7 +668,7 @@ def test_json_holds_everything() -> None:
         "split": "test",
         "protocol": "a protocol",
         "summaries": {"ph2": summary, "all": summary},
-        "images": [{"id": "1", "source": "ph2", "group": "ä", "metrics": {"dice": 0.5}}],
+        "images": [{"id": "1", "source": "ph2", "group": "ä", "counts": [[1, 1, 1, 1]], "metrics": {"dice": 0.5}}],
         "failures": [{"id": "2", "reason": "is broken"}],
     }
 

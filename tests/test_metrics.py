@@ -15,7 +15,15 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from dermseg.errors import InputError
-from dermseg.metrics import TASK1_METRICS, Confusion, Interval, bootstrap_interval
+from dermseg.metrics import (
+    TASK1_METRICS,
+    Confusion,
+    Interval,
+    bootstrap,
+    bootstrap_interval,
+    score,
+    soft_counts,
+)
 
 Mask = NDArray[np.bool_]
 
@@ -130,6 +138,73 @@ def test_empty_and_full_masks(confusion: Confusion, perfect: set[str]) -> None:
     assert {name for name, value in confusion.scores().items() if value == 1} == perfect
 
 
+@given(hnp.arrays(np.int64, st.tuples(st.integers(1, 5), st.integers(1, 3), st.just(4)), elements=st.integers(0, 9)))
+def test_many_counts_score_as_each_alone(counts: NDArray[np.int64]) -> None:
+    counts[..., 3] += 1
+    for name in TASK1_METRICS:
+        alone = [[getattr(Confusion(*map(int, one)), name) for one in row] for row in counts]
+        assert score(name, counts.astype(np.float64)).tolist() == alone
+
+
+# --- soft --------------------------------------------------------------------------------------------
+
+
+def test_soft_scores_by_hand() -> None:
+    truth = np.array([[True, True], [False, False]])
+    counts = soft_counts(np.array([[0.75, 0.5], [0.25, 0.5]]), truth)
+    assert counts.tolist() == [1.25, 0.75, 0.75, 1.25]
+    assert score("dice", counts) == 2 * 1.25 / (2 + 2)
+    assert score("jaccard", counts) == 1.25 / (2 + 2 - 1.25)
+    assert score("precision", counts) == 1.25 / 2
+    assert score("sensitivity", counts) == 1.25 / 2
+
+
+PROBABILITIES = hnp.array_shapes(min_dims=2, max_dims=2, max_side=9).flatmap(
+    lambda shape: st.tuples(
+        hnp.arrays(np.float32, shape, elements=st.floats(0, 1, width=32)), hnp.arrays(np.bool_, shape)
+    )
+)
+
+
+@given(PROBABILITIES)
+def test_soft_scores_are_those_of_the_formulae(pair: tuple[NDArray[np.float32], Mask]) -> None:
+    probability, truth = pair
+    p, t = probability.astype(np.float64), truth.astype(np.float64)
+    counts = soft_counts(probability, truth)
+    assert (counts >= 0).all()
+    assert counts.sum() == pytest.approx(truth.size)
+    overlap, found, positives = (p * t).sum(), p.sum(), t.sum()
+    for name, part, whole in (
+        ("dice", 2 * overlap, found + positives),
+        ("jaccard", overlap, found + positives - overlap),
+        ("precision", overlap, found),
+        ("sensitivity", overlap, positives),
+    ):
+        assert score(name, counts) == pytest.approx(part / whole if whole else 1)
+
+
+@given(MASK_PAIRS)
+def test_soft_counts_of_a_mask_are_its_confusion(masks: tuple[Mask, Mask]) -> None:
+    prediction, truth = masks
+    assert soft_counts(prediction.astype(np.float32), truth).tolist() == Confusion.of(prediction, truth).counts.tolist()
+
+
+@pytest.mark.parametrize(
+    ("probability", "lesion", "perfect"),
+    [
+        pytest.param(0.0, False, {"jaccard", "dice", "sensitivity", "precision"}, id="nothing there, nothing expected"),
+        pytest.param(0.01, False, {"sensitivity"}, id="nothing there, little expected"),
+        pytest.param(0.0, True, {"precision"}, id="nothing expected"),
+        pytest.param(0.5, True, {"precision"}, id="a lesion throughout"),
+        pytest.param(1.0, True, {"jaccard", "dice", "sensitivity", "precision"}, id="a lesion throughout, known"),
+    ],
+)
+def test_soft_scores_of_empty_and_full_masks(probability: float, lesion: bool, perfect: set[str]) -> None:
+    counts = soft_counts(np.full((3, 4), probability), np.full((3, 4), lesion))
+    assert {name for name in ("jaccard", "dice", "sensitivity", "precision") if score(name, counts) == 1} == perfect
+    assert all(score(name, counts) == 0 for name in ("jaccard", "dice") if not lesion and probability)
+
+
 # --- properties --------------------------------------------------------------------------------------
 
 
@@ -184,10 +259,22 @@ def test_negative_counts_are_refused() -> None:
         Confusion(tp=3, fp=-1, fn=0, tn=0)
 
 
-@pytest.mark.parametrize("values", [[], [[1.0]], [0.5, np.nan], [0.5, np.inf]])
+@pytest.mark.parametrize("values", [[], [0.5, np.nan], [0.5, np.inf]])
 def test_bootstrap_refuses_values_without_a_mean(values: list[float]) -> None:
-    with pytest.raises(InputError, match="one finite value an image"):
+    with pytest.raises(InputError, match=r"^an interval needs finite values of at least one image; got shape \(\d,\)"):
         bootstrap_interval(np.array(values, dtype=np.float64))
+
+
+@pytest.mark.parametrize("values", [1.0, [[1.0]]])
+def test_an_interval_of_a_mean_is_of_one_value_an_image(values: object) -> None:
+    with pytest.raises(InputError, match=r"^an interval of a mean needs one value an image, \(n,\), not shape \("):
+        bootstrap_interval(np.array(values, dtype=np.float64))
+
+
+@pytest.mark.parametrize(("shape", "other"), [((2, 3), (3, 2)), ((0, 3), (0, 3))])
+def test_soft_counts_refuse_what_does_not_fit(shape: tuple[int, int], other: tuple[int, int]) -> None:
+    with pytest.raises(InputError, match=r"^the probability has shape \(\d, 3\) but the truth \(\d, \d\)"):
+        soft_counts(np.zeros(shape), np.zeros(other, np.bool_))
 
 
 def test_bootstrap_refuses_a_missing_group() -> None:
@@ -316,7 +403,31 @@ def test_blocks_of_resamples_do_not_change_the_interval(monkeypatch: pytest.Monk
     values = np.random.default_rng(4).random(64)
     whole = bootstrap_interval(values, samples=101)
     monkeypatch.setattr("dermseg.metrics._DRAWS_PER_BLOCK", 640)
-    assert bootstrap_interval(values, samples=101) == whole
+    parts = bootstrap_interval(values, samples=101)
+    assert (parts.mean, parts.low, parts.high) == pytest.approx((whole.mean, whole.low, whole.high), abs=1e-12)
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_bootstrap_of_a_ratio_of_sums_equals_the_slow_loop(grouped: bool) -> None:
+    rng = np.random.default_rng(9)
+    parts, wholes = rng.integers(0, 50, 30), rng.integers(50, 90, 30)
+    names = [f"lesion {index}" for index in (rng.integers(12, size=30) if grouped else range(30))]
+    members = {name: [i for i, other in enumerate(names) if other == name] for name in names}
+    draws = np.random.default_rng(4)
+    ratios = []
+    for _ in range(200):
+        drawn = [i for index in draws.integers(len(members), size=len(members)) for i in list(members.values())[index]]
+        ratios.append(sum(parts[i] for i in drawn) / sum(wholes[i] for i in drawn))
+    found = bootstrap(
+        np.stack([parts, wholes], axis=1).astype(np.float64),
+        lambda means: {"ratio": means[:, 0] / means[:, 1], "whole": means[:, 1]},
+        names if grouped else None,
+        samples=200,
+        seed=4,
+    )
+    assert found["ratio"].mean == pytest.approx(parts.sum() / wholes.sum())
+    assert (found["ratio"].low, found["ratio"].high) == pytest.approx(np.quantile(ratios, [0.025, 0.975]).tolist())
+    assert found["whole"].mean == pytest.approx(wholes.mean())
 
 
 def test_interval_prints_as_in_the_tables() -> None:

@@ -1,7 +1,7 @@
 """The bundle: all that a trained model is, in a folder or a zip; nothing else is needed to run it.
 
 bundle.json         the manifest: architecture, classes, preprocessing, thresholds, data, licence, scores, hashes
-model.onnx          float16 weights, square input, free batch
+model.onnx          float16 weights, square input, free batch; not there for a network that runs on torch only
 model.safetensors   the same weights for torch
 MODEL_CARD.md       the manifest in words
 """
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 MANIFEST, ONNX, WEIGHTS, CARD = "bundle.json", "model.onnx", "model.safetensors", "MODEL_CARD.md"
 MAX_FILE_BYTES = 2**30
+MAX_CARD_COLUMNS = 8
 
 
 _Positive = Annotated[float, Field(gt=0)]
@@ -121,6 +122,11 @@ class Bundle:
         """The bundle's name."""
         return self.manifest.name
 
+    @property
+    def has_onnx(self) -> bool:
+        """Whether it was made with ``model.onnx``; one without runs on torch only."""
+        return ONNX in self.manifest.hashes
+
     @classmethod
     def load(cls, name_or_path: str | Path = "lesion") -> Bundle:
         """Open a bundle.
@@ -164,7 +170,7 @@ class Bundle:
 
     def verify(self) -> None:
         """Check the hash of every file; raises as ``read`` does."""
-        for name in (ONNX, WEIGHTS):
+        for name in {WEIGHTS, *self.manifest.hashes}:
             self.read(name)
 
     def bytes(self) -> int:
@@ -220,7 +226,7 @@ class Bundle:
         self.verify()
         content = io.BytesIO()
         with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
-            for name in (MANIFEST, ONNX, WEIGHTS, CARD):
+            for name in (MANIFEST, *self.manifest.hashes, CARD):
                 archive.writestr(name, _read(self.path, name))
         write_bytes(path, content.getvalue())
         return path
@@ -232,7 +238,7 @@ def write(folder: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Bundl
     Args:
         folder: The bundle's folder.
         manifest: Its hashes are filled in from ``files``.
-        files: The bytes of ``model.onnx`` and ``model.safetensors``.
+        files: The bytes of ``model.safetensors`` and, unless the network runs on torch only, ``model.onnx``.
     """
     hashes = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
     manifest = manifest.model_copy(update={"hashes": hashes})
@@ -266,7 +272,7 @@ def model_card(manifest: Manifest) -> str:
         f"- **Finds**: {', '.join(manifest.classes)}",
         f"- **Network**: `{architecture.name}`, {architecture.parameters / 1e6:.2f} million parameters, "
         f"input {manifest.input_size} x {manifest.input_size} pixels, weights in float16",
-        f"- **Threshold on the probability**, chosen on the split `tune`: {thresholds}",
+        f"- **Threshold on the probability**{', chosen on the split `tune`' * bool(data.sources)}: {thresholds}",
         f"- **Licence of the weights**: {manifest.licence}",
         f"- **Versions**: {', '.join(f'{name} {version}' for name, version in manifest.versions.items())}",
         "",
@@ -274,8 +280,7 @@ def model_card(manifest: Manifest) -> str:
         "",
         f"Split `{data.split}`; initialised from {data.initialisation}; content hash `{data.content_hash[:16]}`.",
         "",
-        "| data set | images | licence |",
-        "|---|---|---|",
+        *(["| data set | images | licence |", "|---|---|---|"] if data.sources else []),
         *(f"| {name} | {count} | {data.licences[name]} |" for name, count in data.sources.items()),
         "",
         "## Scores",
@@ -287,9 +292,7 @@ def model_card(manifest: Manifest) -> str:
         lines += [
             f"**{score.data}, split `{score.split}`, {score.images} images** ({score.protocol}; mean [95 % interval])",
             "",
-            f"| {' | '.join(score.metrics)} |",
-            f"|{'---|' * len(score.metrics)}",
-            f"| {' | '.join(f'{m.mean:.3f} [{m.low:.3f}, {m.high:.3f}]' for m in score.metrics.values())} |",
+            *_table({name: f"{m.mean:.3f} [{m.low:.3f}, {m.high:.3f}]" for name, m in score.metrics.items()}),
             "",
         ]
     if manifest.scores:
@@ -304,6 +307,13 @@ def model_card(manifest: Manifest) -> str:
         "",
     ]
     return "\n".join(lines).replace("\n\n\n", "\n\n")
+
+
+def _table(cells: Mapping[str, str]) -> list[str]:
+    """A Markdown table of one row; of one column where that would be too wide for a page."""
+    if len(cells) > MAX_CARD_COLUMNS:
+        return ["| metric | value |", "|---|---|", *(f"| {name} | {cell} |" for name, cell in cells.items())]
+    return [f"| {' | '.join(cells)} |", f"|{'---|' * len(cells)}", f"| {' | '.join(cells.values())} |"]
 
 
 def _write_manifest(folder: Path, manifest: Manifest) -> None:

@@ -1,4 +1,4 @@
-"""Runs a bundle's network: ONNX Runtime by default, torch for CUDA."""
+"""Runs a bundle's network: ONNX Runtime by default, torch for CUDA and for what has no ONNX form."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ def open_engine(
 
     Args:
         bundle: What to run.
-        engine: ``onnx`` or ``torch``; ``auto`` is torch for CUDA, else ONNX Runtime.
+        engine: ``onnx`` or ``torch``; ``auto`` is ONNX Runtime, but torch for CUDA and for a bundle without
+            ``model.onnx``.
         device: ``auto`` is the CPU.
         threads: Threads of one inference on the CPU with ONNX Runtime; all cores if None.
 
@@ -41,7 +42,9 @@ def open_engine(
         raise InputError(f"there is no device {device!r}; choose from: {', '.join(get_args(Device))}")
     if engine == "onnx" and device == "cuda":
         raise InputError("the onnx engine runs on the CPU; for CUDA choose the torch engine")
-    if engine == "torch" or device == "cuda":
+    if engine == "onnx" and not bundle.has_onnx:
+        raise InputError(f"{bundle.path} runs on torch only; for it choose the torch engine or 'auto'")
+    if engine == "torch" or device == "cuda" or not bundle.has_onnx:
         return _open_torch(bundle, device)
     return _open_onnx(bundle, threads)
 

@@ -5,69 +5,34 @@ from __future__ import annotations
 import csv
 import io
 import json
+import typing
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
-from dermseg.bundle import Metric, Score
+from dermseg.bundle import Bundle, Metric, Score
 from dermseg.data.catalog import Sample
 from dermseg.errors import DataError, DermsegError, InputError
 from dermseg.imaging import read_mask, write_bytes
-from dermseg.metrics import Confusion, Interval, bootstrap_interval
-
-TASK1_PROTOCOL = "official Task 1: compared at the truth's size, mean over images, 95 % bootstrap interval over groups"
-"""ISIC Task 1 (arXiv:1902.03368); a group is a lesion or patient, or an image where neither is known."""
+from dermseg.metrics import Interval
+from dermseg.protocols import ImageScore, Protocol, ProtocolName, Segmented, protocol_for
 
 ALL = "all"
 """The summary over the images of every data set."""
 
-_LESION = "lesion"
 _FAILURES_SHOWN = 10
 
 
-class _Segmented(Protocol):
-    """What is scored of a `Prediction`."""
-
-    @property
-    def mask(self) -> NDArray[np.bool_]: ...
-
-
-class _Named(Protocol):
-    """What is told of a `Bundle`."""
-
-    @property
-    def name(self) -> str: ...
-
-
-class _Segmenter(Protocol):
+class _Segmenter(typing.Protocol):
     """What is needed of a `Segmenter`."""
 
     @property
-    def bundle(self) -> _Named: ...
+    def bundle(self) -> Bundle: ...
 
-    def stream(self, sources: Iterable[Path], /) -> Iterator[_Segmented | DermsegError]: ...
-
-
-@dataclass(frozen=True)
-class ImageScore:
-    """The scores of one image.
-
-    Attributes:
-        id: The image's id in its data set.
-        source: The data set's name.
-        group: The lesion or patient it shows, or the id where neither is known.
-        metrics: Each metric by name, in [0, 1], in reporting order.
-    """
-
-    id: str
-    source: str
-    group: str
-    metrics: dict[str, float]
+    def stream(self, sources: Iterable[Path], /) -> Iterator[Segmented | DermsegError]: ...
 
 
 @dataclass(frozen=True)
@@ -87,17 +52,17 @@ class EvaluationResult:
     bundle: str
     data: str
     split: str
-    protocol: str
+    protocol: Protocol
     images: tuple[ImageScore, ...]
     failures: tuple[tuple[str, str], ...] = ()
 
     @cached_property
     def summaries(self) -> dict[str, dict[str, Interval]]:
-        """Data set -> metric -> mean and interval; then the same over all images, under "all".
+        """Data set -> metric -> value and interval; then the same over all images, under "all".
 
         Images of one group are resampled together, also across data sets, since these share images.
         """
-        return {name: _summarise(images) for name, images in self._tables().items()}
+        return {name: self.protocol.summarise(images) for name, images in self._tables().items()}
 
     def _tables(self) -> dict[str, list[ImageScore]]:
         """The images by data set, then all of them; nothing if there is no image."""
@@ -108,7 +73,7 @@ class EvaluationResult:
 
     def __str__(self) -> str:
         """A table of one row a metric and one column a data set, and what could not be scored."""
-        lines = [f"{self.bundle} on {self.data}, split {self.split}", self.protocol, ""]
+        lines = [f"{self.bundle} on {self.data}, split {self.split}", self.protocol.description, ""]
         tables = self._tables()
         if len(tables) == 2:  # One data set, whose numbers those over all would only repeat.
             del tables[ALL]
@@ -136,7 +101,7 @@ class EvaluationResult:
             "bundle": self.bundle,
             "data": self.data,
             "split": self.split,
-            "protocol": self.protocol,
+            "protocol": self.protocol.description,
             "summaries": {
                 name: {
                     "images": len(images),
@@ -157,7 +122,7 @@ class EvaluationResult:
             Score(
                 data=name,
                 split=self.split,
-                protocol=self.protocol,
+                protocol=self.protocol.description,
                 images=len(images),
                 metrics={metric: Metric(**asdict(i)) for metric, i in self.summaries[name].items()},
             )
@@ -181,33 +146,37 @@ def evaluate(
     *,
     data: str,
     split: str,
+    protocol: ProtocolName = "official",
     progress: Callable[[], None] | None = None,
 ) -> EvaluationResult:
-    """Score a segmenter's lesion masks by the official Task 1 protocol.
+    """Score a segmenter by one of the protocols, of which `protocol_for` tells.
 
     A sample whose image or truth cannot be used becomes a failure of the result; the rest carry on.
 
     Args:
         segmenter: Gives, through `stream`, a prediction or an error for each image.
-        samples: Images with a "lesion" mask each; at least one.
+        samples: Images with a mask of each of the bundle's classes; at least one.
         data: The data in words, for the report.
         split: The part of the data, for the report.
+        protocol: `official`, `pooled` or `soft`.
         progress: Called after each sample.
 
     Returns:
         The scores of the images, in the samples' order.
 
     Raises:
-        InputError: There is no sample.
+        InputError: There is no sample, or no such protocol.
     """
     if not samples:
         raise InputError(f"nothing to evaluate: {data}, split {split!r}, has no samples")
+    manifest = segmenter.bundle.manifest
+    chosen = protocol_for(protocol, manifest.classes, manifest.input_size)
     images: list[ImageScore] = []
     failures: list[tuple[str, str]] = []
     outcomes = segmenter.stream(sample.image for sample in samples)
     for sample, outcome in zip(samples, outcomes, strict=True):
         try:
-            images.append(_score(sample, outcome))
+            images.append(_score(sample, outcome, chosen))
         except DermsegError as error:
             failures.append((sample.id, str(error)))
         if progress is not None:
@@ -216,34 +185,34 @@ def evaluate(
         bundle=segmenter.bundle.name,
         data=data,
         split=split,
-        protocol=TASK1_PROTOCOL,
+        protocol=chosen,
         images=tuple(images),
         failures=tuple(failures),
     )
 
 
-def _score(sample: Sample, outcome: _Segmented | DermsegError) -> ImageScore:
+def _score(sample: Sample, outcome: Segmented | DermsegError, protocol: Protocol) -> ImageScore:
     if isinstance(outcome, DermsegError):
         raise outcome
-    if _LESION not in sample.masks:
-        raise DataError(f"no {_LESION!r} mask to compare with, only {sorted(sample.masks)}")
-    prediction, truth = outcome.mask, read_mask(sample.masks[_LESION])
-    if prediction.shape != truth.shape:
-        (height, width), (true_height, true_width) = prediction.shape, truth.shape
-        raise DataError(
-            f"the image is {width} x {height} px but its mask {true_width} x {true_height}; "
-            "expected masks at their images' size"
-        )
-    scores = Confusion.of(prediction, truth).scores()
-    return ImageScore(id=sample.id, source=sample.source, group=sample.group, metrics=scores)
-
-
-def _summarise(images: Sequence[ImageScore]) -> dict[str, Interval]:
-    groups = [image.group for image in images]
-    return {
-        metric: bootstrap_interval(np.array([image.metrics[metric] for image in images]), groups)
-        for metric in images[0].metrics
-    }
+    height, width = outcome.geometry.height, outcome.geometry.width
+    counts = []
+    for name in protocol.classes:
+        if name not in sample.masks:
+            raise DataError(f"no {name!r} mask to compare with, only {sorted(sample.masks)}")
+        truth = read_mask(sample.masks[name])
+        if truth.shape != (height, width):
+            raise DataError(
+                f"the image is {width} x {height} px but its mask {truth.shape[1]} x {truth.shape[0]}; "
+                "expected masks at their images' size"
+            )
+        counts.append(protocol.count(outcome, name, truth))
+    return ImageScore(
+        id=sample.id,
+        source=sample.source,
+        group=sample.group,
+        counts=tuple(tuple(map(float, row)) for row in counts),
+        metrics={name: float(value) for name, value in protocol.metrics_of(np.stack(counts)).items()},
+    )
 
 
 def _count_groups(images: Iterable[ImageScore]) -> int:

@@ -44,7 +44,9 @@ class Parity:
         return self.logit_difference <= MAX_LOGIT_DIFFERENCE and self.mask_differences == 0
 
 
-def export(folder: Path, network: nn.Module, manifest: Manifest, images_BCHW: NDArray[np.float32]) -> Bundle:
+def export(
+    folder: Path, network: nn.Module, manifest: Manifest, images_BCHW: NDArray[np.float32], *, torch_only: bool = False
+) -> Bundle:
     """Write a bundle of ``network`` with float16 weights, after checking that ONNX Runtime agrees with torch.
 
     Args:
@@ -52,20 +54,26 @@ def export(folder: Path, network: nn.Module, manifest: Manifest, images_BCHW: ND
         network: Is not changed; a copy is rounded.
         manifest: Without hashes.
         images_BCHW: Normalised images at the bundle's input size to check on; real ones, if there are any.
+        torch_only: Leaves ``model.onnx`` out, for a network that has no ONNX form.
 
     Raises:
-        BundleError: If ONNX Runtime and torch disagree.
+        BundleError: If ONNX Runtime and torch disagree, or the stored weights give logits that are not finite.
     """
     state = {name: value.half() if value.is_floating_point() else value for name, value in network.state_dict().items()}
     weights = safetensors.torch.save({name: value.contiguous() for name, value in state.items()})
-    files = {ONNX: to_onnx(network, state, manifest.input_size), WEIGHTS: weights}
+    files = {WEIGHTS: weights}
+    if not torch_only:
+        files[ONNX] = to_onnx(network, state, manifest.input_size)
     with tempfile.TemporaryDirectory() as scratch:
         found = parity(write(Path(scratch) / "bundle", manifest, files), images_BCHW)
     if not found.holds:
-        raise BundleError(
-            f"ONNX Runtime and torch disagree on this network: logits by {found.logit_difference:.2g} "
-            f"(at most {MAX_LOGIT_DIFFERENCE:g}), masks in {found.mask_differences} pixels; no bundle was made"
+        reason = (
+            "the stored weights give logits that are not finite"
+            if torch_only
+            else f"ONNX Runtime and torch disagree on this network: logits by {found.logit_difference:.2g} "
+            f"(at most {MAX_LOGIT_DIFFERENCE:g}), masks in {found.mask_differences} pixels"
         )
+        raise BundleError(f"{reason}; no bundle was made")
     return write(folder, manifest, files)
 
 
@@ -98,11 +106,11 @@ def to_onnx(network: nn.Module, state: dict[str, Tensor], input_size: int) -> by
 
 
 def parity(bundle: Bundle, images_BCHW: NDArray[np.float32]) -> Parity:
-    """Compare the bundle's two networks on normalised images."""
-    on_onnx, on_torch = open_engine(bundle, "onnx"), open_engine(bundle, "torch", "cpu")
+    """Compare the bundle's two networks on normalised images; without ``model.onnx``, torch with itself."""
+    on_cpu, on_torch = open_engine(bundle, "auto", "cpu"), open_engine(bundle, "torch", "cpu")
     difference, masks = 0.0, 0
     for image_CHW in images_BCHW:
-        a, b = on_onnx(image_CHW[None]), on_torch(image_CHW[None])
+        a, b = on_cpu(image_CHW[None]), on_torch(image_CHW[None])
         # NaN must not pass: it is neither larger nor smaller than anything.
         difference = max(difference, float(np.nan_to_num(np.abs(a - b), nan=np.inf).max()))
         masks += int((((a > 0) != (b > 0)) & (np.abs(b) > UNDECIDED)).sum())

@@ -276,7 +276,7 @@ class Geometry:
         content = cv2.resize(pixels, None, fx=fx, fy=fy, interpolation=interpolation)
         canvas = np.empty((self.canvas, self.canvas, *pixels.shape[2:]), np.uint8)
         canvas[:] = fill
-        canvas[self._content] = content[: self.content_height, : self.content_width]
+        canvas[self.content] = content[: self.content_height, : self.content_width]
         return canvas
 
     def invert(self, field: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -287,12 +287,13 @@ class Geometry:
         """
         if field.shape != (self.canvas, self.canvas):
             raise InputError(f"field has shape {field.shape} where {(self.canvas, self.canvas)} is expected")
-        content = np.ascontiguousarray(field[self._content], dtype=np.float32)
+        content = np.ascontiguousarray(field[self.content], dtype=np.float32)
         image = cv2.resize(content, (self.width, self.height), interpolation=cv2.INTER_LINEAR)
         return cast(npt.NDArray[np.float32], image)
 
     @property
-    def _content(self) -> tuple[slice, slice]:
+    def content(self) -> tuple[slice, slice]:
+        """Rows and columns of the canvas that hold the image."""
         bottom, right = self.top + self.content_height, self.left + self.content_width
         return slice(self.top, bottom), slice(self.left, right)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +10,14 @@ import typer
 
 from dermseg.cli.segment import Device
 from dermseg.errors import DataError, InputError
+
+
+class Protocol(StrEnum):
+    """How a score is taken."""
+
+    official = "official"
+    pooled = "pooled"
+    soft = "soft"
 
 
 def evaluate(
@@ -24,16 +33,24 @@ def evaluate(
         list[str] | None,
         typer.Option("--source", help="A data set, if not all that are found; may be repeated."),
     ] = None,
+    protocol: Annotated[
+        Protocol,
+        typer.Option(
+            help="official is the ISIC challenge's, Task 1 or, of several classes, Task 2; pooled takes all pixels of "
+            "a set together; soft takes no threshold; the latter two compare at the network's size."
+        ),
+    ] = Protocol.official,
     splits: Annotated[Path | None, typer.Option(help="A table of splits in place of the shipped one.")] = None,
     threshold: Annotated[float | None, typer.Option(help="In place of the bundle's own.")] = None,
     device: Annotated[Device, typer.Option(help="auto is the CPU; cuda needs the extra 'train'.")] = Device.auto,
     record: Annotated[bool, typer.Option("--record", help="Write the scores into the bundle and its card.")] = False,
 ) -> None:
-    """Score a bundle by the official ISIC Task 1 metrics, with 95 % bootstrap intervals.
+    """Score a bundle by the official ISIC metrics or another protocol, with 95 % bootstrap intervals.
 
     Examples:
     - `dermseg evaluate --data DATA --split test`
     - `dermseg evaluate --bundle runs/lesion/bundle --data DATA --split test --source isic2017`
+    - `dermseg evaluate --bundle runs/lesion/bundle --data DATA --split test --protocol pooled --record`
     """
     from dermseg import evaluation
     from dermseg.bundle import Bundle
@@ -47,19 +64,25 @@ def evaluate(
         raise InputError(
             "--record keeps the scores of the bundle as it is; it goes with neither --threshold nor --splits"
         )
-    samples = catalog.with_lesion(catalog.read(data, source))
-    chosen = tables.select(samples, split, tables.read(splits or tables.DEFAULT))
+    if threshold is not None and protocol is Protocol.soft:
+        raise InputError("--protocol soft takes no threshold; it goes without --threshold")
+    loaded = Bundle.load(bundle)
+    classes = loaded.manifest.classes
+    samples = catalog.with_masks(catalog.read(data, source), classes)
+    chosen = tables.select(samples, split, tables.read(splits or tables.default_for(classes)))
     if not chosen:
         raise DataError(
-            f"{data} has no image with a lesion mask in the split {split!r}; --split all takes all there are"
+            f"{data} has no image with masks of {', '.join(classes)} in the split {split!r}; "
+            "--split all takes all there are"
         )
-    loaded = Bundle.load(bundle)
     if record:
         loaded.check_writable()
     make_folder(output)
     segmenter = Segmenter(loaded, device=device.value, threshold=threshold, threads=1)
     with progress_bar(len(chosen), "evaluating") as advance:
-        result = evaluation.evaluate(segmenter, chosen, data=str(data), split=split, progress=advance)
+        result = evaluation.evaluate(
+            segmenter, chosen, data=str(data), split=split, protocol=protocol.value, progress=advance
+        )
     result.write_csv(output / "scores.csv")
     write_bytes(output / "result.json", result.to_json().encode())
     typer.echo(str(result))
