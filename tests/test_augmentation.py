@@ -2,26 +2,63 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
 from torch import Tensor
 
-from dermseg.training.augmentation import augment, change_colour, draw_hairs, draw_ruler, warp
+from dermseg.training.augmentation import add_noise, augment, change_colour, cut_holes, draw_hairs, draw_ruler, warp
 from dermseg.training.config import AugmentationConfig
 
 torch.set_num_threads(1)
 
 COUNT, SIDE = 64, 64
-NONE = AugmentationConfig(
-    rotation=0, scale=(1, 1), aspect=0, shift=0, brightness=0, contrast=0, colour=0, blur=0, hair=0, ruler=0
-)
+STREAM = [0.05189794301986694, 0.5529801845550537, 0.566583514213562]
+NONE = AugmentationConfig.model_validate("none")
 DEFAULT = AugmentationConfig()
 STRONG = AugmentationConfig(
-    rotation=180, scale=(0.4, 3), aspect=0.5, shift=0.4, brightness=1, contrast=0.9, colour=0.9, blur=1, hair=1, ruler=1
+    quarter_turn=0.75,
+    scale=(0.4, 3),
+    aspect=0.5,
+    shift=0.4,
+    elastic=0.06,
+    brightness=1,
+    contrast=0.9,
+    colour=0.9,
+    saturation=1,
+    gamma=0.9,
+    blur=1,
+    noise=1,
+    hair=1,
+    ruler=1,
+    coarse_dropout=1,
 )
+SETTINGS = {
+    "flip": 1.0,
+    "quarter_turn": 1.0,
+    "rotation": 90.0,
+    "scale": (0.5, 0.8),
+    "aspect": 0.5,
+    "shift": 0.4,
+    "elastic": 0.06,
+    "brightness": 0.3,
+    "contrast": 0.5,
+    "colour": 0.5,
+    "saturation": 1.0,
+    "gamma": 0.5,
+    "blur": 1.0,
+    "noise": 0.3,
+    "hair": 1.0,
+    "ruler": 1.0,
+    "coarse_dropout": 1.0,
+}
+GEOMETRY = ("flip", "quarter_turn", "rotation", "scale", "aspect", "shift", "elastic")
 
 
 def only(**settings: object) -> AugmentationConfig:
@@ -79,15 +116,41 @@ def test_padding_moves_the_image_as_it_does_the_mask() -> None:
     torch.testing.assert_close((image - 0.25) / 0.75, moved_mask.expand(-1, 3, -1, -1), rtol=0, atol=1e-5)
 
 
-def test_colours_hairs_rulers_and_blur_leave_the_mask_alone() -> None:
+@settings(max_examples=50, deadline=None)
+@given(
+    config=st.fixed_dictionaries(
+        {},
+        optional={
+            **{name: st.floats(0, 1) for name in ("flip", "quarter_turn", "strength")},
+            "rotation": st.floats(0, 180),
+            "scale": st.tuples(st.floats(0.5, 1), st.floats(1, 2)),
+            "aspect": st.floats(0, 0.5),
+            "shift": st.floats(0, 0.4),
+            "elastic": st.floats(0, 0.06),
+        },
+    ),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_a_disc_stays_under_its_mask(config: dict[str, object], seed: int) -> None:
+    torch.manual_seed(seed)
+    mask = disc(9, 8, -5, count=4)
+    image, moved_mask = warp(0.2 + 0.6 * mask.expand(-1, 3, -1, -1), mask, only(**config), padding=0.2)
+    torch.testing.assert_close((image - 0.2) / 0.6, moved_mask.expand(-1, 3, -1, -1), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_each_change_changes_what_it_should_and_nothing_else(name: str) -> None:
     image, mask = noise(), disc(12, 5, 3)
-    changed = only(brightness=0.3, contrast=0.3, colour=0.3, blur=1, hair=1, ruler=1)
-    torch.manual_seed(1)
-    plain_image, plain_mask = augment(image, mask, NONE, padding=0.5)
-    torch.manual_seed(1)
-    new_image, new_mask = augment(image, mask, changed, padding=0.5)
-    assert torch.equal(new_mask, plain_mask)
-    assert ((new_image - plain_image).abs().amax(dim=(1, 2, 3)) > 0.05).all()
+    new_image, new_mask = augment(image, mask, only(**{name: SETTINGS[name]}), padding=0.5)
+    assert ((new_image - image).abs().amax(dim=(1, 2, 3)) > 0.02).float().mean() > 0.9
+    if name in GEOMETRY:
+        assert ((new_mask - mask).abs().amax(dim=(1, 2, 3)) > 0.02).float().mean() > 0.9
+    else:
+        assert torch.equal(new_mask, mask)
+
+
+def test_every_change_is_tested() -> None:
+    assert SETTINGS.keys() == AugmentationConfig.model_fields.keys() - {"strength", "holes", "hole_size"}
 
 
 @pytest.mark.parametrize("config", [NONE, DEFAULT, STRONG], ids=["none", "default", "strong"])
@@ -99,8 +162,8 @@ def test_shapes_and_ranges_stay(config: AugmentationConfig) -> None:
     assert new_mask.shape == mask.shape
     for values in (new_image, new_mask):
         assert values.dtype == torch.float32
-        assert values.min() >= -1e-6
-        assert values.max() <= 1 + 1e-6
+        assert values.min() >= 0
+        assert values.max() <= 1
 
 
 def test_what_is_given_stays_as_it_is() -> None:
@@ -114,17 +177,40 @@ def test_what_is_given_stays_as_it_is() -> None:
 # --- chance --------------------------------------------------------------------------------------
 
 
-def test_without_strength_only_the_flip_is_left() -> None:
-    image, mask = noise(), disc(9, 10, 4)
-    new_image, new_mask = augment(image, mask, NONE, padding=0.5)
-    flipped = 0
-    for before, after, mask_before, mask_after in zip(image, new_image, mask, new_mask, strict=True):
-        is_flipped = not torch.allclose(after, before, atol=1e-4)
-        turned = [t.flip(-1) if is_flipped else t for t in (before, mask_before)]
-        torch.testing.assert_close(after, turned[0], rtol=0, atol=1e-4)
-        torch.testing.assert_close(mask_after, turned[1], rtol=0, atol=1e-4)
-        flipped += is_flipped
-    assert 18 <= flipped <= 46  # 32 expected, 3.5 standard deviations to either side
+def test_without_any_change_all_is_given_back_as_it_is() -> None:
+    image, mask = noise(8), disc(9, 10, 4, count=8)
+    for config in (NONE, STRONG.model_copy(update={"strength": 0.0})):
+        new_image, new_mask = augment(image, mask, config, padding=0.5)
+        assert torch.equal(new_image, image)
+        assert torch.equal(new_mask, mask)
+
+
+def test_the_default_draws_what_it_drew_for_the_shipped_weights() -> None:
+    """The numbers that come next tell how many were drawn."""
+    augment(noise(8), disc(9, count=8), DEFAULT, padding=0.5)
+    assert torch.rand(3).tolist() == pytest.approx(STREAM)
+
+
+@pytest.mark.parametrize("name", ["rotation", "aspect", "shift", "brightness", "contrast", "colour"])
+def test_a_range_of_zero_leaves_what_the_other_changes_draw(name: str) -> None:
+    image, mask = noise(8), disc(9, 10, 4, count=8)
+    states = []
+    for config in (DEFAULT, DEFAULT.model_copy(update={name: 0.0})):
+        torch.manual_seed(1)
+        augment(image, mask, config, padding=0.5)
+        states.append(torch.get_rng_state())
+    assert torch.equal(states[0], states[1])
+
+
+def test_half_precision_around_it_changes_nothing() -> None:
+    image, mask = noise(8), disc(9, 10, 4, count=8)
+    results = []
+    for enabled in (False, True):
+        torch.manual_seed(1)
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            results.append(augment(image, mask, STRONG, padding=0.5))
+    assert torch.equal(results[0][0], results[1][0])
+    assert torch.equal(results[0][1], results[1][1])
 
 
 def test_a_seed_repeats_every_change() -> None:
@@ -144,14 +230,14 @@ def test_each_image_of_a_batch_is_changed_in_its_own_way() -> None:
     assert len({tuple(m.flatten().tolist()) for m in mask}) == COUNT
 
 
-@pytest.mark.parametrize("name", ["hair", "ruler", "blur"])
-def test_a_probability_is_the_share_of_images_changed(name: str) -> None:
+@pytest.mark.parametrize("name", ["flip", "quarter_turn", "hair", "ruler", "blur", "coarse_dropout"])
+@pytest.mark.parametrize(("probability", "strength"), [(0, 1), (0.25, 1), (0.5, 0.5)])
+def test_a_probability_is_the_share_of_images_changed(name: str, probability: float, strength: float) -> None:
     image, mask = torch.rand(1, 3, 32, 32).expand(400, 3, 32, 32), torch.zeros(400, 1, 32, 32)
-    upright, mirrored = image[0], image[0].flip(-1)
-    for probability, low, high in ((0.0, 0, 0), (0.25, 60, 140)):
-        result = augment(image, mask, only(**{name: probability}), padding=0.5)[0]
-        changed = [min((one - upright).abs().max(), (one - mirrored).abs().max()) > 0.01 for one in result]
-        assert low <= sum(changed) <= high
+    result = augment(image, mask, only(**{name: probability, "strength": strength}), padding=0.5)[0]
+    changed = int(((result - image).abs().amax(dim=(1, 2, 3)) > 0.01).sum())
+    low, high = (60, 140) if probability else (0, 0)
+    assert low <= changed <= high
 
 
 # --- geometry ------------------------------------------------------------------------------------
@@ -170,6 +256,35 @@ def test_doubling_a_square_by_hand() -> None:
     row[23] = row[40] = 0.25
     expected = (row[:, None] * row[None, :]).expand(2, 1, SIDE, SIDE)
     torch.testing.assert_close(on_mask(mask, only(scale=(2, 2))), expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("side", [33, 64, 192])
+def test_flips_and_quarter_turns_alone_lose_nothing(side: int) -> None:
+    image = torch.rand(64, 3, side, side)
+    new_image, new_mask = augment(image, image[:, :1], only(flip=True, quarter_turn=True), padding=0.5)
+    assert torch.equal(new_image[:, :1], new_mask)
+    ways: dict[tuple[bool, int], int] = {}
+    for before, after in zip(image, new_image, strict=True):
+        for flip, turns in ((flip, turns) for flip in (False, True) for turns in range(4)):
+            if torch.allclose(torch.rot90(before.flip(-1) if flip else before, turns, (-2, -1)), after, atol=1e-6):
+                ways[flip, turns] = ways.get((flip, turns), 0) + 1
+    assert len(ways) == 8
+    assert sum(ways.values()) == 64
+    assert max(ways.values()) <= 20  # 8 expected
+
+
+def test_bending_stays_in_its_range_and_does_not_fold() -> None:
+    x, y = grid()
+    ramp = torch.stack([x.expand(SIDE, SIDE), y.expand(SIDE, SIDE)]) / 4 / SIDE + 0.5  # x and y as colours
+    image = torch.cat([ramp, ramp[:1]]).expand(COUNT, 3, SIDE, SIDE)
+    bent, _ = warp(image, disc(5), only(elastic=0.06), padding=0.5)
+    inner = (slice(None), slice(0, 2), slice(6, -6), slice(6, -6))
+    displacement = ((bent - image) * 4)[inner]
+    assert displacement.abs().max() <= 0.06
+    assert displacement.abs().amax(dim=(1, 2, 3)).min() > 0.01
+    place = bent[inner]
+    dx, dy = place.diff(dim=3)[:, :, :-1], place.diff(dim=2)[..., :-1]
+    assert (dx[:, 0] * dy[:, 1] - dx[:, 1] * dy[:, 0]).min() > 0
 
 
 def test_outside_the_image_is_padding() -> None:
@@ -265,6 +380,38 @@ def test_each_channel_has_a_gain_of_its_own() -> None:
     assert gain.max() > 1.08
 
 
+def test_saturation_keeps_grey_and_each_pixels_mean() -> None:
+    image = 0.4 + 0.2 * torch.rand(COUNT, 3, 8, 8)
+    changed = change_colour(image, only(saturation=0.5))
+    torch.testing.assert_close(changed.mean(dim=1), image.mean(dim=1))
+    factor = (changed[:, 0] - changed[:, 1]).flatten(1).norm(dim=1) / (image[:, 0] - image[:, 1]).flatten(1).norm(dim=1)
+    assert factor.min() >= 0.5 - 1e-4
+    assert factor.max() <= 1.5 + 1e-4
+    assert factor.min() < 0.65
+    assert factor.max() > 1.35
+    grey = torch.rand(COUNT, 1, 8, 8).expand(-1, 3, -1, -1)
+    torch.testing.assert_close(change_colour(grey, only(saturation=0.5)), grey)
+
+
+def test_gamma_is_an_exponent_in_its_range() -> None:
+    image = torch.rand(COUNT, 3, 8, 8).clamp(0.1, 0.9)
+    exponent = change_colour(image, only(gamma=0.5)).log() / image.log()
+    torch.testing.assert_close(exponent, exponent[:, :1, :1, :1].expand_as(exponent), rtol=1e-3, atol=0)
+    exponent = exponent[:, 0, 0, 0]
+    assert exponent.min() >= 0.5 - 1e-3
+    assert exponent.max() <= 2 + 2e-3
+    assert 18 <= int((exponent < 1).sum()) <= 46  # as often lighter as darker
+
+
+def test_noise_has_up_to_its_standard_deviation() -> None:
+    image = torch.full((COUNT, 3, SIDE, SIDE), 0.5)
+    deviation = (add_noise(image, 0.1) - image).flatten(1).std(dim=1)
+    assert deviation.max() <= 0.103
+    assert deviation.max() > 0.085
+    assert deviation.min() < 0.015
+    assert (add_noise(image, 0.1) - image).mean().abs() < 1e-3
+
+
 @pytest.mark.parametrize("draw", [draw_hairs, draw_ruler])
 def test_what_is_drawn_covers_a_small_part_and_leaves_the_rest_alone(draw: Callable[[Tensor], Tensor]) -> None:
     image = torch.full((COUNT, 3, SIDE, SIDE), 0.6)
@@ -285,3 +432,116 @@ def test_blur_keeps_flat_images_and_softens_edges() -> None:
     # A Gaussian's steepest slope, one pixel wide: between sigma 0.4 and 1.6.
     assert slope.max() <= math.erf(0.5 / (0.4 * math.sqrt(2))) + 1e-3
     assert slope.min() >= math.erf(0.5 / (1.6 * math.sqrt(2))) - 0.02
+
+
+# --- holes ---------------------------------------------------------------------------------------
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    holes=st.tuples(st.integers(1, 64), st.integers(1, 64)).map(sorted),
+    size=st.tuples(st.floats(0.01, 1), st.floats(0.01, 1)).map(sorted),
+    height=st.integers(8, 40),
+    width=st.integers(8, 40),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_holes_cover_what_was_asked_for(
+    holes: list[int], size: list[float], height: int, width: int, seed: int
+) -> None:
+    torch.manual_seed(seed)
+    image = 0.4 * torch.rand(4, 3, height, width)
+    cut = cut_holes(image, only(coarse_dropout=1, holes=holes, hole_size=size), padding=0.5)
+    hole = (cut == 0.5).all(dim=1, keepdim=True).expand_as(cut)
+    assert torch.equal(cut[~hole], image[~hole])
+    area = hole[:, 0].sum(dim=(1, 2))
+    smallest, largest = (max(1, round(s * height)) * max(1, round(s * width)) for s in size)
+    assert area.min() >= smallest
+    assert area.max() <= min(holes[1] * largest, height * width)
+
+
+def test_one_hole_is_a_rectangle_anywhere() -> None:
+    image = torch.zeros(1000, 3, 20, 30)
+    cut = cut_holes(image, only(coarse_dropout=1, holes=(1, 1), hole_size=(0.2, 0.5)), padding=1)[:, 0]
+    rows, columns = cut.amax(dim=2), cut.amax(dim=1)
+    assert torch.equal(cut, rows[:, :, None] * columns[:, None, :])
+    for side, length in ((rows, 20), (columns, 30)):
+        assert (side.diff(dim=1).clamp(min=0).sum(dim=1) + side[:, 0] == 1).all()  # one stretch
+        assert side.sum(dim=1).min() == round(0.2 * length)
+        assert side.sum(dim=1).max() == round(0.5 * length)
+        assert (side.sum(dim=0) > 0).all()
+
+
+# --- settings ------------------------------------------------------------------------------------
+
+
+def test_a_preset_stands_for_its_settings() -> None:
+    assert (
+        AugmentationConfig.model_validate("standard") == AugmentationConfig() == AugmentationConfig.model_validate({})
+    )
+    light = AugmentationConfig.model_validate("light")
+    assert light == AugmentationConfig.model_validate({"preset": "light"})
+    changed = AugmentationConfig.model_validate({"preset": "light", "hair": 0.5})
+    assert changed == light.model_copy(update={"hair": 0.5})
+    assert light.hair == 0
+
+
+@pytest.mark.parametrize("preset", AugmentationConfig.PRESETS)
+def test_a_preset_survives_being_written_out(preset: str) -> None:
+    config = AugmentationConfig.model_validate(preset)
+    assert AugmentationConfig.model_validate(config.model_dump(mode="json")) == config
+
+
+def test_presets_are_ordered_by_strength() -> None:
+    configs = [AugmentationConfig.model_validate(name).model_dump() for name in ("none", "light", "standard", "strong")]
+    for weaker, stronger in itertools.pairwise(configs):
+        assert weaker != stronger
+        assert weaker["scale"][0] >= stronger["scale"][0]
+        assert weaker["scale"][1] <= stronger["scale"][1]
+        assert all(weaker[name] <= stronger[name] for name in SETTINGS if name != "scale")
+
+
+def test_strength_is_a_share_of_every_range() -> None:
+    half = AugmentationConfig.model_validate({"preset": "strong", "strength": 0.5}).at_strength()
+    whole = AugmentationConfig.model_validate("strong")
+    assert half.scale == pytest.approx((whole.scale[0] ** 0.5, whole.scale[1] ** 0.5))
+    for name in SETTINGS.keys() - {"scale"}:
+        assert getattr(half, name) == pytest.approx(getattr(whole, name) / 2)
+    assert (half.holes, half.hole_size, half.strength) == (whole.holes, whole.hole_size, 1)
+    assert half.at_strength() is half
+
+
+@pytest.mark.parametrize(
+    ("given", "flip", "quarter_turn"),
+    [
+        ({"flip": True, "quarter_turn": True}, 0.5, 0.75),
+        ({"flip": False, "quarter_turn": False}, 0, 0),
+        ({"flip": 1, "quarter_turn": 0.2}, 1, 0.2),
+    ],
+)
+def test_flips_and_turns_may_be_switched(given: dict[str, object], flip: float, quarter_turn: float) -> None:
+    config = AugmentationConfig.model_validate(given)
+    assert (config.flip, config.quarter_turn) == (flip, quarter_turn)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("heavy", "there is no preset 'heavy'; choose one of: none, light, standard, strong"),
+        ({"preset": None}, "there is no preset None; choose one of: none, light, standard, strong"),
+        ({"holes": (0, 3)}, "both numbers must be from 1 to 64"),
+        ({"holes": (1, 65)}, "both numbers must be from 1 to 64"),
+        ({"holes": (5, 3)}, "the first number must not exceed the second"),
+        ({"hole_size": (0, 0.5)}, "both numbers must be above 0 and at most 1"),
+        ({"hole_size": (0.5, 1.5)}, "both numbers must be above 0 and at most 1"),
+        ({"strength": 1.5}, "less than or equal to 1"),
+        ({"elastic": 0.1}, "less than or equal to 0.06"),
+        ({"scale": (1, math.inf)}, "finite number"),
+        ({"preset": "light", "hairs": 0}, "Extra inputs are not permitted"),
+    ],
+)
+def test_a_mistake_gets_one_sentence(given: object, message: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        AugmentationConfig.model_validate(given)
+    (error,) = caught.value.errors()
+    assert message in error["msg"]
+    assert "\n" not in error["msg"]

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from importlib import resources
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError, field_validator
-
-from dermseg.errors import RecipeError
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationInfo, field_validator, model_validator
 
 
 class _Strict(BaseModel):
@@ -20,11 +17,14 @@ class _Strict(BaseModel):
 class ModelConfig(_Strict):
     """The network: a name of ``dermseg.models.MODELS`` and its arguments.
 
-    ``origin`` says in the model card what its pretrained weights are and under which licence.
+    ``origin`` says in the model card what its pretrained weights are and under which licence; ``initialisation`` is
+    that of the convolutions and linear layers that are not pretrained, a name of
+    ``dermseg.models.initialisation.INITIALISATIONS``.
     """
 
     name: str
     origin: str = ""
+    initialisation: str = "none"
     arguments: dict[str, Any] = Field(default_factory=dict)
 
 
@@ -32,39 +32,154 @@ class DataConfig(_Strict):
     """What is trained on: data sets by name (all that are found if None), and their table of splits."""
 
     sources: tuple[str, ...] | None = None
-    splits: Path | None = None
+    splits: Path | None = Field(None, description="a CSV; None takes the shipped table of the recipe's classes")
+    sampling: Literal["uniform", "balanced"] = Field(
+        "uniform", description="balanced draws images with rare classes more often"
+    )
+    images_per_epoch: int | None = Field(None, ge=1, description="None takes each training image once")
 
 
 class AugmentationConfig(_Strict):
-    """Ranges of the random changes to a training image; each is drawn evenly from its range."""
+    """Ranges of the random changes to a training image; each is drawn evenly from its range.
 
+    A preset's name stands for all its settings (``augmentation: light``), or is the ground that others change
+    (``augmentation: {preset: light, hair: 0}``). Without one, what is left out is as in ``standard``.
+    """
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "none": {
+            **dict.fromkeys(("flip", "rotation", "aspect", "shift", "brightness", "contrast", "colour"), 0),
+            **dict.fromkeys(("blur", "hair", "ruler"), 0),
+            "scale": (1, 1),
+        },
+        "light": {
+            "rotation": 30,
+            "scale": (0.9, 1.1),
+            "aspect": 0.05,
+            "shift": 0.05,
+            "brightness": 0.1,
+            "contrast": 0.1,
+            "colour": 0.05,
+            "blur": 0.1,
+            "hair": 0,
+            "ruler": 0,
+        },
+        "standard": {},
+        "strong": {
+            "scale": (0.6, 1.7),
+            "aspect": 0.25,
+            "shift": 0.2,
+            "elastic": 0.03,
+            "brightness": 0.3,
+            "contrast": 0.4,
+            "colour": 0.2,
+            "saturation": 0.4,
+            "gamma": 0.3,
+            "blur": 0.4,
+            "noise": 0.05,
+            "hair": 0.4,
+            "ruler": 0.2,
+            "coarse_dropout": 0.3,
+        },
+    }
+
+    strength: float = Field(1.0, ge=0, le=1, description="share of every range and probability; 0 changes nothing")
+    flip: float = Field(0.5, ge=0, le=1, description="probability of a mirror image; true is 0.5")
+    quarter_turn: float = Field(
+        0.0, ge=0, le=1, description="probability of a turn by 90, 180 or 270 degrees; true is 0.75: all ways alike"
+    )
     rotation: float = Field(180.0, ge=0, le=180, description="degrees to either side")
     scale: tuple[PositiveFloat, PositiveFloat] = Field((0.75, 1.35), description="zoom, 1 is none")
     aspect: float = Field(0.15, ge=0, lt=1, description="stretch of one axis against the other, as a share")
     shift: float = Field(0.1, ge=0, lt=1, description="of the image's side")
-    brightness: float = Field(0.2, ge=0, description="added, in units of the 0-1 range")
+    elastic: float = Field(0.0, ge=0, le=0.06, description="largest local displacement, of the image's side")
+    brightness: float = Field(0.2, ge=0, le=1, description="added, in units of the 0-1 range")
     contrast: float = Field(0.25, ge=0, lt=1, description="change of contrast about the image's mean, as a share")
     colour: float = Field(0.12, ge=0, lt=1, description="gain of each channel, as a share")
+    saturation: float = Field(0.0, ge=0, le=1, description="change of each pixel's distance from grey, as a share")
+    gamma: float = Field(0.0, ge=0, lt=1, description="exponent from 1 - gamma to 1 / (1 - gamma)")
     blur: float = Field(0.3, ge=0, le=1, description="probability; sigma 0.4 to 1.6 pixels")
+    noise: float = Field(0.0, ge=0, le=1, description="largest standard deviation, in units of the 0-1 range")
     hair: float = Field(0.25, ge=0, le=1, description="probability of drawn hairs")
     ruler: float = Field(0.1, ge=0, le=1, description="probability of a drawn ruler")
+    coarse_dropout: float = Field(0.0, ge=0, le=1, description="probability of rectangles cut out of the image")
+    holes: tuple[int, int] = Field((1, 8), description="coarse_dropout: number of rectangles, 1 to 64")
+    hole_size: tuple[float, float] = Field(
+        (0.05, 0.2), description="coarse_dropout: height and width of a rectangle, of the image's"
+    )
 
-    @field_validator("scale")
+    @model_validator(mode="before")
     @classmethod
-    def _is_range(cls, scale: tuple[float, float]) -> tuple[float, float]:
-        if scale[0] > scale[1]:
+    def _take_preset(cls, given: object) -> object:
+        settings = {"preset": given} if isinstance(given, str) else given
+        if not isinstance(settings, dict) or "preset" not in settings:
+            return settings
+        preset, own = settings["preset"], {name: value for name, value in settings.items() if name != "preset"}
+        if not isinstance(preset, str) or preset not in cls.PRESETS:
+            raise ValueError(f"there is no preset {preset!r}; choose one of: {', '.join(cls.PRESETS)}")
+        return {**cls.PRESETS[preset], **own}
+
+    @field_validator("flip", "quarter_turn", mode="before")
+    @classmethod
+    def _is_probability(cls, value: object, info: ValidationInfo) -> object:
+        if value is True:
+            return 0.5 if info.field_name == "flip" else 0.75
+        return value
+
+    @field_validator("scale", "holes", "hole_size")
+    @classmethod
+    def _is_range(cls, pair: tuple[float, float], info: ValidationInfo) -> tuple[float, float]:
+        if pair[0] > pair[1]:
             raise ValueError("the first number must not exceed the second")
-        return scale
+        if info.field_name == "holes" and not 1 <= pair[0] <= pair[1] <= 64:
+            raise ValueError("both numbers must be from 1 to 64")
+        if info.field_name == "hole_size" and not 0 < pair[0] <= pair[1] <= 1:
+            raise ValueError("both numbers must be above 0 and at most 1")
+        return pair
+
+    def at_strength(self) -> AugmentationConfig:
+        """The same changes with ``strength`` worked into the ranges."""
+        if self.strength == 1:
+            return self
+        values: dict[str, Any] = self.model_dump(exclude={"strength", "scale", "holes", "hole_size"})
+        values = {name: value * self.strength for name, value in values.items()}
+        return self.model_copy(
+            update=values | {"strength": 1.0, "scale": tuple(zoom**self.strength for zoom in self.scale)}
+        )
 
 
 class OptimizerConfig(_Strict):
-    """AdamW; the learning rate rises during ``warmup`` epochs, then falls to zero along a cosine."""
+    """How the weights follow the gradient."""
 
+    name: Literal["adam", "adamw", "sgd", "rmsprop", "adabelief", "adagrad"] = "adamw"
     lr: float = Field(1e-3, gt=0)
     encoder_lr: float = Field(1.0, gt=0, description="the encoder's learning rate as a share of the rest's")
     weight_decay: float = Field(1e-2, ge=0)
-    warmup: float = Field(0.5, ge=0, description="epochs")
-    clip: float = Field(1.0, gt=0, description="largest norm of the gradient")
+    momentum: float = Field(0.9, ge=0, lt=1, description="of sgd and rmsprop")
+    clip: float | None = Field(1.0, gt=0, description="largest norm of the gradient")
+    accumulate: int = Field(1, ge=1, description="batches a step")
+
+
+class ScheduleConfig(_Strict):
+    """How the learning rate changes. Times are in epochs; all but reduce_lr moves at each step, and so does warm-up."""
+
+    name: Literal["none", "cosine", "cosine_restart", "reduce_lr", "step", "exp", "onecycle"] = "cosine"
+    warmup: float = Field(0.0, ge=0, description="epochs of linear rise before the schedule")
+    t_max: float | None = Field(
+        None, gt=0, description="cosine: epochs from the run's start to the lowest rate; None: all"
+    )
+    eta_min: float = Field(0.0, ge=0, description="cosine, cosine_restart: the lowest rate; the encoder's is its share")
+    t_0: float = Field(10.0, gt=0, description="cosine_restart: epochs to the first restart, after warm-up")
+    t_mult: int = Field(2, ge=1, description="cosine_restart: growth of the time between restarts")
+    step_size: float = Field(10.0, gt=0, description="step: epochs between drops, after warm-up")
+    gamma: float | None = Field(
+        None, gt=0, le=1, description="step, exp: factor of a drop, 0.1 and 0.95 if None; exp drops once an epoch"
+    )
+    patience: int = Field(5, ge=0, description="reduce_lr: epochs without a better score on tune")
+    factor: float = Field(0.1, gt=0, lt=1, description="reduce_lr: factor of a drop")
+    max_lr: float | None = Field(None, gt=0, description="onecycle: the highest rate; None is optimizer.lr")
 
 
 class Recipe(_Strict):
@@ -74,71 +189,31 @@ class Recipe(_Strict):
     description: str
     model: ModelConfig
     start: Path | None = Field(None, description="a bundle of the same network, to begin with its weights")
+    freeze: tuple[str, ...] = Field((), description="parts of the network that keep their weights, such as encoder")
     classes: tuple[str, ...] = Field(("lesion",), min_length=1)
     input_size: int = Field(192, ge=32, le=2048)
+    normalisation: Literal["symmetric", "unit", "imagenet", "isic"] = "symmetric"
     data: DataConfig = DataConfig()
     augmentation: AugmentationConfig = AugmentationConfig()
-    loss: dict[str, float] = Field(default_factory=lambda: {"bce": 1.0, "jaccard": 1.0})
+    loss: dict[str, float | dict[str, float]] = Field(
+        {"bce": 1.0, "jaccard": 1.0},
+        description="weight of each loss, or its weight and its options; the sum is minimised",
+    )
+    deep_supervision: tuple[float, ...] = Field((), description="weight of each auxiliary output's loss")
     optimizer: OptimizerConfig = OptimizerConfig()
+    schedule: ScheduleConfig = ScheduleConfig(warmup=0.5)
     epochs: int = Field(12, ge=1)
     batch_size: int = Field(32, ge=1)
-    ema: float = Field(0.999, ge=0, lt=1, description="decay of the weights' moving average, each step")
-    precision: Literal["32-true", "bf16-mixed"] = "bf16-mixed"
+    monitor: Literal["jaccard", "thresholded_jaccard", "dice", "micro_jaccard"] = Field(
+        "jaccard", description="the score on tune that chooses the checkpoint and the thresholds"
+    )
+    early_stopping: int | None = Field(None, ge=1, description="epochs without a better score after which to stop")
+    ema: float = Field(0.999, ge=0, lt=1, description="decay of the weights' moving average, each step; 0 is none")
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "bf16-mixed"
+    compile: bool = Field(False, description="torch.compile the network")
+    deterministic: bool = True
     seed: int = Field(0, ge=0, lt=2**32)
 
     def to_yaml(self) -> str:
         """The recipe as YAML, every setting written out."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
-
-
-def shipped() -> dict[str, Path]:
-    """The recipes inside the package, by name."""
-    folder = Path(str(resources.files("dermseg") / "recipes"))
-    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
-
-
-def load_recipe(name_or_path: str, settings: Sequence[str] = ()) -> Recipe:
-    """Read a recipe and change single settings of it.
-
-    Args:
-        name_or_path: A shipped recipe's name or a YAML file.
-        settings: ``key=value`` pairs; dots lead into sections (``optimizer.lr=1e-4``), values are YAML.
-
-    Raises:
-        RecipeError: If there is no such recipe, or a setting does not exist or fit.
-    """
-    path = shipped().get(name_or_path, Path(name_or_path))
-    if not path.is_file():
-        raise RecipeError(f"there is no recipe {name_or_path!r}; give a YAML file or one of: {', '.join(shipped())}")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict):
-        raise RecipeError(f"{path} is no recipe: expected settings as 'key: value'")
-    for setting in settings:
-        _change(content, setting)
-    try:
-        return Recipe.model_validate(content)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        given = "" if first["type"] == "missing" else f", got {first['input']!r}"
-        raise RecipeError(f"{path.name}: setting {where!r}: {first['msg']}{given}") from error
-
-
-def _change(content: dict[str, Any], setting: str) -> None:
-    key, separator, value = setting.partition("=")
-    if not separator or not key:
-        raise RecipeError(f"cannot read the setting {setting!r}; expected key=value, such as optimizer.lr=1e-4")
-    *parents, last = key.split(".")
-    section = content
-    for parent in parents:
-        section = section.setdefault(parent, {})
-        if not isinstance(section, dict):
-            raise RecipeError(f"cannot set {key!r}: {parent!r} is a value, not a section")
-    try:
-        parsed = yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise RecipeError(f"cannot read the value of {setting!r}: it is not YAML") from error
-    section[last] = parsed
