@@ -7,44 +7,39 @@ that doubles the speed of training.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from dermseg.errors import RecipeError
 from dermseg.models.blocks import ConvBlock, pad_to_multiple, resize
+from dermseg.models.pretrained import Pretrained, load_encoder
 
 STRIDE = 32
 SKIP_LAYERS = (1, 4, 11)  # the last layers at 1/4, 1/8 and 1/16
 LAST_LAYER = 15  # 320 channels at 1/32
 SKIP_CHANNELS = (16, 24, 32, 96)
+HUB_ID = "google/mobilenet_v2_1.0_224"
 
 
 class Encoder(nn.Module):
     """MobileNetV2 without its classifier, normalisation folded; returns features at 1/2 to 1/32."""
 
-    def __init__(self, pretrained: str | Path | None = None) -> None:
+    def __init__(self, pretrained: Pretrained = None) -> None:
         super().__init__()
         from transformers import MobileNetV2Config, MobileNetV2Model
-        from transformers.utils.logging import disable_progress_bar
 
-        if pretrained is None:
-            network = MobileNetV2Model(MobileNetV2Config(tf_padding=True), add_pooling_layer=False)
-        else:
-            folder = Path(pretrained)
-            if not all((folder / name).is_file() for name in ("config.json", "model.safetensors")):
-                raise RecipeError(
-                    f"{folder} is no folder of pretrained weights: expected config.json and model.safetensors "
-                    "as transformers' save_pretrained writes them for MobileNetV2"
-                )
-            disable_progress_bar()  # type: ignore[no-untyped-call]
-            network = MobileNetV2Model.from_pretrained(folder, add_pooling_layer=False, local_files_only=True)
+        network = load_encoder(
+            MobileNetV2Model,
+            MobileNetV2Config(tf_padding=True),
+            pretrained,
+            hub_id=HUB_ID,
+            same=("tf_padding", "hidden_act", "output_stride"),
+            add_pooling_layer=False,
+        )
         self.stem = network.conv_stem
         self.layers = network.layer[: LAST_LAYER + 1]
         _fold_normalisation(self)
-        if pretrained is None:
+        if not pretrained:
             for module in self.modules():
                 if isinstance(module, nn.Conv2d):
                     nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")
@@ -67,7 +62,8 @@ class Light(nn.Module):
         classes: Output channels.
         widths: Channels of the decoder's blocks at 1/2, 1/4, 1/8 and 1/16 of the input.
         dropout: Share of feature maps dropped (2-D dropout) before the last block, in [0, 1).
-        pretrained: A folder of MobileNetV2 weights as transformers writes it, or None to begin from random weights.
+        pretrained: A folder of MobileNetV2 weights as transformers writes it, True for its ImageNet weights from the
+            hub, or None to begin from random weights.
     """
 
     def __init__(
@@ -75,7 +71,7 @@ class Light(nn.Module):
         classes: int = 1,
         widths: tuple[int, int, int, int] = (32, 48, 64, 96),
         dropout: float = 0.1,
-        pretrained: str | Path | None = None,
+        pretrained: Pretrained = None,
     ) -> None:
         super().__init__()
         self.encoder = Encoder(pretrained)
