@@ -13,11 +13,13 @@ from threading import Barrier
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from dermseg import synthetic
 from dermseg.data import cache, catalog
-from dermseg.data.cache import PADDING, CachedImages, load
+from dermseg.data.cache import CHUNK, PADDING, CachedImages, load
 from dermseg.data.catalog import Sample
 from dermseg.errors import BrokenImageError, DataError
 from dermseg.imaging import Geometry
@@ -106,6 +108,33 @@ def test_channels_come_in_the_order_of_the_classes(samples: list[Sample], folder
     np.testing.assert_array_equal(one.masks[:, ::-1], other.masks)
     assert not np.array_equal(one.masks, other.masks)
     assert len(entries(folder)) == 2
+
+
+def test_it_knows_which_classes_an_image_shows(folder: Path, tmp_path: Path) -> None:
+    count, classes = CHUNK + 7, ("lesion", "hair")  # more than are read at once
+    generator = np.random.default_rng(0)
+    expected = generator.random((count, 2)) < 0.5
+    for part in ("images", "masks"):
+        (tmp_path / "data" / part).mkdir(parents=True)
+    for index, row in enumerate(expected):
+        pixels = generator.integers(0, 256, (20, 20, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "data" / "images" / f"{index:03}.png")
+        for name, is_shown in zip(classes, row, strict=True):
+            mask = np.zeros((20, 20), np.uint8)
+            mask[index % 20, 5] = 255 if is_shown else 128  # not more than half
+            Image.fromarray(mask).save(tmp_path / "data" / "masks" / f"{index:03}_{name}.png")
+    cached = load(catalog.read(tmp_path / "data"), classes, 20, folder=folder)
+    np.testing.assert_array_equal(cached.shown(), expected)
+
+
+@given(data=st.data())
+def test_a_class_is_shown_where_any_pixel_is_more_than_half_inside(data: st.DataObject) -> None:
+    count, classes = data.draw(st.integers(1, 3)), data.draw(st.integers(1, 3))
+    highest = data.draw(st.lists(st.integers(0, 255), min_size=count * classes, max_size=count * classes))
+    masks = np.zeros((count, classes, 4, 4), np.uint8)
+    masks[..., 3, 0] = np.reshape(highest, (count, classes))
+    shown = CachedImages(np.zeros((count, 4, 4, 3), np.uint8), masks, "").shown()
+    np.testing.assert_array_equal(shown, np.reshape(highest, (count, classes)) >= 128)
 
 
 # --- when it is built ----------------------------------------------------------------------------

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections import Counter
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from dermseg.data.catalog import CC0, CC_BY_NC, LAYOUTS, SOURCES, Sample, read, with_lesion
+from dermseg.data.catalog import ATTRIBUTES, CC0, CC_BY_NC, LAYOUTS, SOURCES, Sample, read, with_lesion, with_masks
 from dermseg.errors import DataError, InputError
 
 needs_data = pytest.mark.skipif("DERMSEG_DATA" not in os.environ, reason="DERMSEG_DATA names no folder of data sets")
@@ -179,6 +182,112 @@ def test_an_image_without_a_mask_is_read_and_can_be_left_out(tmp_path: Path) -> 
     assert {s.id for s in samples} - {s.id for s in with_lesion(samples)} == {"ISIC_0000002"}
 
 
+# --- several classes -----------------------------------------------------------------------------
+
+
+def test_attributes_come_in_the_order_of_the_challenge() -> None:
+    assert ATTRIBUTES == ("pigment_network", "negative_network", "streaks", "milia_like_cyst", "globules")
+
+
+@pytest.mark.parametrize("folder", ["Training_GroundTruth_v3", "Training_GroundTruth", "Validation_GroundTruth"])
+def test_images_of_isic_2018_have_whichever_masks_there_are(tmp_path: Path, folder: str) -> None:
+    images, lesions, attributes = "ISIC2018_Task1-2_Training_Input", "ISIC2018_Task1_Training_GroundTruth", folder
+    plant(tmp_path, *(f"{images}/ISIC_000000{number}.jpg" for number in range(4)))
+    plant(tmp_path, *(f"{lesions}/ISIC_000000{number}_segmentation.png" for number in (0, 1)))
+    task2 = f"ISIC2018_Task2_{attributes}/ISIC_000000{{}}_attribute_{{}}.png"
+    plant(tmp_path, *(task2.format(number, name) for number in (0, 2) for name in ATTRIBUTES))
+    samples = {sample.id[-1]: sample for sample in read(tmp_path)}
+    assert {number: set(sample.masks) for number, sample in samples.items()} == {
+        "0": {"lesion", *ATTRIBUTES},
+        "1": {"lesion"},
+        "2": set(ATTRIBUTES),
+        "3": set(),
+    }
+    assert samples["2"].masks == {name: tmp_path / task2.format(2, name) for name in ATTRIBUTES}
+    chosen = {
+        classes: {s.id[-1] for s in with_masks(list(samples.values()), classes)}
+        for classes in (("lesion",), ATTRIBUTES, ("lesion", "streaks"), ("hair",), ())
+    }
+    assert list(chosen.values()) == [{"0", "1"}, {"0", "2"}, {"0"}, set(), {"0", "1", "2", "3"}]
+
+
+def test_masks_of_own_classes_end_in_the_class(tmp_path: Path) -> None:
+    plant(tmp_path, "images/a1.png", "images/a2.jpg")
+    plant(tmp_path, "masks/a1_lesion.png", "masks/a1_hair.png", "masks/a1_blue_veil.PNG", "masks/a2.png")
+    plant(tmp_path, "masks/a2_hair.bmp", "masks/a3_hair.png", "masks/a1_notes.txt", "masks/hair.png")
+    masks_ = tmp_path / "masks"
+    assert [sample.masks for sample in read(tmp_path)] == [
+        {"lesion": masks_ / "a1_lesion.png", "hair": masks_ / "a1_hair.png", "blue_veil": masks_ / "a1_blue_veil.PNG"},
+        {"lesion": masks_ / "a2.png", "hair": masks_ / "a2_hair.bmp"},
+    ]
+
+
+def test_a_mask_belongs_to_the_longest_id_that_begins_its_name(tmp_path: Path) -> None:
+    plant(tmp_path, "images/a.png", "images/a_b.png", "images/a_mask.png", "images/a_bc.png")
+    plant(
+        tmp_path, "masks/a_b.png", "masks/a_b_hair.png", "masks/a_hair.png", "masks/a_mask.png", "masks/a_bc_hair.png"
+    )
+    assert {s.id: {name: path.name for name, path in s.masks.items()} for s in read(tmp_path)} == {
+        "a": {"hair": "a_hair.png"},
+        "a_b": {"lesion": "a_b.png", "hair": "a_b_hair.png"},
+        "a_bc": {"hair": "a_bc_hair.png"},
+        "a_mask": {"lesion": "a_mask.png"},
+    }
+
+
+NAMES = st.sets(st.text("ab_", min_size=1, max_size=5), min_size=1, max_size=8)
+
+
+@given(ids=NAMES, stems=NAMES)
+def test_each_mask_goes_to_one_image_under_one_class(ids: set[str], stems: set[str]) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        plant(folder, *(f"images/{id}.png" for id in ids), *(f"masks/{stem}.png" for stem in stems))
+        found = {sample.id: {cls: path.stem for cls, path in sample.masks.items()} for sample in read(folder)}
+    expected: dict[str, dict[str, str]] = {id: {} for id in ids}
+    for stem in stems:
+        owners = [id for id in ids if stem == id or stem.startswith(f"{id}_")]
+        if owners:
+            owner = max(owners, key=len)
+            if stem != f"{owner}_":
+                expected[owner][stem.removeprefix(f"{owner}_") if stem != owner else "lesion"] = stem
+    assert found == expected
+
+
+def own(folder: Path, *files: str) -> list[Sample]:
+    return read(plant(folder, *files))
+
+
+def test_complete_images_of_ones_own_are_kept(tmp_path: Path) -> None:
+    samples = own(tmp_path, "images/a.png", "images/b.png", "masks/a.png", "masks/b.png", "masks/b_hair.png")
+    assert with_masks(samples, ["lesion"]) == samples
+    assert with_masks(samples[1:], ["hair", "lesion"]) == samples[1:]
+
+
+@pytest.mark.parametrize(
+    ("classes", "sentence"),
+    [
+        (("lesion",), "b.png has no mask of lesion (1 of 3 images lack a mask); expected masks/b.png or b_lesion.png"),
+        (("hair",), "a.png has no mask of hair (2 of 3 images lack a mask); expected masks/a_hair.png"),
+        (("lesion", "hair"), "a.png has no mask of hair (3 of 3 images lack a mask); expected masks/a_hair.png"),
+        (("hair", "lesion"), "a.png has no mask of hair (3 of 3 images lack a mask); expected masks/a_hair.png"),
+    ],
+)
+def test_an_image_of_ones_own_without_a_mask_is_named(tmp_path: Path, classes: tuple[str, ...], sentence: str) -> None:
+    samples = own(tmp_path, *(f"images/{id}.png" for id in "abc"), "masks/a.png", "masks/b_hair.png", "masks/c.png")
+    with pytest.raises(DataError) as caught:
+        with_masks(samples, classes)
+    assert str(caught.value) == f"{tmp_path}/images/{sentence}, empty where nothing is to be seen"
+
+
+def test_of_published_data_sets_beside_ones_own_incomplete_images_are_left_out(tmp_path: Path) -> None:
+    plant_source(tmp_path / "public", "isic2018")
+    plant(tmp_path / "public", "ISIC2018_Task1-2_Training_Input/ISIC_0000002.jpg")
+    plant(tmp_path / "own", "images/a.png", "masks/a.png")
+    chosen = with_masks(read(tmp_path), ["lesion"])
+    assert [sample.id for sample in chosen] == ["ISIC_0000000", "ISIC_0000003", "a"]
+
+
 # --- several data sets, one data set twice -------------------------------------------------------
 
 
@@ -315,5 +424,7 @@ def test_the_real_data_sets_are_read_whole() -> None:
     samples = read(os.environ["DERMSEG_DATA"], ["isic2017", "isic2018", "ham10000"])
     assert Counter(s.source for s in samples) == {"isic2017": 2150, "isic2018": 2594, "ham10000": 7993}
     assert Counter(s.source for s in with_lesion(samples)) == {"isic2017": 2150, "isic2018": 2065, "ham10000": 7993}
+    assert with_masks(samples, ["lesion"]) == with_lesion(samples)
+    assert Counter(s.source for s in with_masks(samples, ATTRIBUTES)) == {"isic2018": 2594}
     assert all(path.is_file() for s in samples for path in (s.image, *s.masks.values()))
     assert all(s.group.startswith("HAM_") for s in samples if s.source == "ham10000")

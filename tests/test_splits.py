@@ -8,14 +8,35 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from random import Random
 
+import cv2
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image
 
+from dermseg import synthetic
 from dermseg.data import catalog
-from dermseg.data.catalog import Sample
-from dermseg.data.splits import DEFAULT, SPLITS, Split, _tenths, draw, read, select, split_of
-from dermseg.errors import DataError, InputError
+from dermseg.data.catalog import ATTRIBUTES, Sample
+from dermseg.data.splits import (
+    ATTRIBUTE_TABLE,
+    DEFAULT,
+    SPLITS,
+    Split,
+    _stratify,
+    _tenths,
+    default_for,
+    draw,
+    draw_attributes,
+    near_duplicates,
+    read,
+    select,
+    split_of,
+    table_for,
+)
+from dermseg.errors import BrokenImageError, DataError, InputError
+from dermseg.imaging import read_mask
 
 needs_data = pytest.mark.skipif("DERMSEG_DATA" not in os.environ, reason="DERMSEG_DATA names no folder of data sets")
 
@@ -35,23 +56,40 @@ def sample(
     )
 
 
-def shipped_rows() -> list[dict[str, str]]:
-    with DEFAULT.open(newline="", encoding="utf-8") as file:
+def shipped_rows(table: Path = DEFAULT) -> list[dict[str, str]]:
+    with table.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
-# --- the shipped table ---------------------------------------------------------------------------
+# --- the shipped tables --------------------------------------------------------------------------
 
 
-def test_no_id_and_no_lesion_stands_on_two_sides() -> None:
-    rows = shipped_rows()
-    assert len({row["id"] for row in rows}) == len(rows)
+@pytest.mark.parametrize("table", [DEFAULT, ATTRIBUTE_TABLE], ids=lambda path: path.stem)
+def test_no_id_and_no_group_stands_on_two_sides(table: Path) -> None:
+    rows = shipped_rows(table)
+    assert [row["id"] for row in rows] == sorted({row["id"] for row in rows})
     sides = defaultdict(set)
     for row in rows:
         sides[row["id"]].add(row["split"])
         sides[row["group"]].add(row["split"])
     assert {name for name, on in sides.items() if len(on) > 1} == set()
-    assert read() == {name: next(iter(on)) for name, on in sides.items()}
+    assert read(table) == {name: next(iter(on)) for name, on in sides.items()}
+
+
+@pytest.mark.parametrize(
+    ("classes", "table"),
+    [
+        (ATTRIBUTES, ATTRIBUTE_TABLE),
+        (["streaks"], ATTRIBUTE_TABLE),
+        (["globules", "streaks"], ATTRIBUTE_TABLE),
+        (["lesion"], DEFAULT),
+        (["lesion", *ATTRIBUTES], DEFAULT),
+        (["lesion", "hair"], DEFAULT),
+    ],
+)
+def test_a_network_of_attributes_alone_has_a_table_of_its_own(classes: list[str], table: Path) -> None:
+    assert default_for(classes) == table
+    assert table_for(classes) == read(table)
 
 
 def test_a_tenth_of_the_lesions_of_ham10000_is_on_tune_and_another_on_test() -> None:
@@ -112,7 +150,212 @@ def test_every_real_image_is_in_the_table_and_no_lesion_is_split(real: list[Samp
     }
 
 
+# --- the table of attributes ---------------------------------------------------------------------
+
+
+def test_a_tenth_of_the_images_with_attributes_is_on_tune_and_another_on_test() -> None:
+    sides = Counter(row["split"] for row in shipped_rows(ATTRIBUTE_TABLE))
+    assert sides == {"train": 2076, "tune": 259, "test": 259}
+
+
+def test_no_lesion_network_was_trained_on_what_attributes_are_tuned_or_tested_on() -> None:
+    lesion = {row["id"]: row["split"] for row in shipped_rows()}
+    held = {row["id"]: row["split"] for row in shipped_rows(ATTRIBUTE_TABLE) if row["split"] != "train"}
+    assert {lesion[id] for id in held} == {"tune", "test"}
+    assert {side for id, side in held.items() if lesion[id] == "tune"} == {"tune"}
+
+
+def test_what_the_lesion_was_tuned_on_keeps_its_side_unless_a_near_duplicate_was_trained_on() -> None:
+    rows = shipped_rows(ATTRIBUTE_TABLE)
+    lesion = {row["id"]: row["split"] for row in shipped_rows()}
+    trained = {row["group"] for row in rows if lesion[row["id"]] == "train"}
+    moved = [row for row in rows if lesion[row["id"]] == "tune" and row["split"] != "tune"]
+    assert len(moved) == 10
+    assert {row["group"] for row in moved} <= trained
+    assert {row["split"] for row in moved} == {"train"}
+
+
+@needs_data
+def test_the_shipped_table_of_attributes_is_what_draw_attributes_gives_for_its_groups(real: list[Sample]) -> None:
+    groups = {row["id"]: row["group"] for row in shipped_rows(ATTRIBUTE_TABLE)}
+    lines = ["id,group,split", *(",".join(row) for row in draw_attributes(real, groups=groups))]
+    assert ATTRIBUTE_TABLE.read_text(encoding="utf-8").splitlines() == lines
+    assert list(groups) == [s.id for s in real if s.source == "isic2018"]
+
+
+@needs_data
+@pytest.mark.slow
+@pytest.mark.timeout(3600)  # two minutes of a quiet core
+def test_the_groups_of_the_table_of_attributes_are_its_near_duplicates(real: list[Sample]) -> None:
+    groups = {row["id"]: row["group"] for row in shipped_rows(ATTRIBUTE_TABLE)}
+    assert near_duplicates({s.id: s.image for s in real if s.source == "isic2018"}) == groups
+
+
+KNOWN_COPIES = (
+    ("ISIC_0012887", "ISIC_0012989"),  # the same picture, compressed otherwise
+    ("ISIC_0000519", "ISIC_0011295"),  # another exposure
+    ("ISIC_0000224", "ISIC_0014791"),  # another crop of another scan
+    ("ISIC_0000453", "ISIC_0011097"),  # another magnification
+    ("ISIC_0000228", "ISIC_0014964"),  # turned
+    ("ISIC_0013577", "ISIC_0013579"),  # a second photograph
+)
+
+
+@pytest.mark.parametrize("pair", KNOWN_COPIES, ids=lambda pair: "-".join(pair))
+def test_known_photographs_of_one_lesion_are_one_group_in_the_table(pair: tuple[str, str]) -> None:
+    groups = {row["id"]: row["group"] for row in shipped_rows(ATTRIBUTE_TABLE)}
+    assert {groups[id] for id in pair} == {pair[0]}
+
+
+def test_how_many_lesions_the_table_knows_more_than_one_image_of() -> None:
+    members = Counter(row["group"] for row in shipped_rows(ATTRIBUTE_TABLE))
+    assert Counter(members.values()) == {1: 2409, 2: 91, 3: 1}
+
+
+@needs_data
+def test_known_photographs_of_one_lesion_are_found_among_others(real: list[Sample]) -> None:
+    known = [id for pair in KNOWN_COPIES for id in pair]
+    images = {s.id: s.image for s in real if s.source == "isic2018"}
+    others = [id for id in list(images)[::50] if id not in known]
+    groups = near_duplicates({id: images[id] for id in (*known, *others)})
+    expected = {row["id"]: row["group"] for row in shipped_rows(ATTRIBUTE_TABLE)}
+    assert groups == {id: expected[id] if expected[id] in groups else id for id in groups}
+
+
+@needs_data
+def test_images_whose_lesion_is_tested_keep_their_side_and_the_unmasked_fill_the_rest(real: list[Sample]) -> None:
+    masked = {s.id for s in real if s.source == "isic2018" and "lesion" in s.masks}
+    lesion, rows = read(), shipped_rows(ATTRIBUTE_TABLE)
+    came = Counter((lesion[row["id"]] if row["id"] in masked else "unmasked", row["split"]) for row in rows)
+    assert came == {
+        ("train", "train"): 1763,
+        ("tune", "tune"): 171,
+        ("test", "test"): 116,
+        ("unmasked", "tune"): 88,
+        ("unmasked", "test"): 143,
+        ("unmasked", "train"): 298,
+        ("tune", "train"): 10,  # near-duplicates of images that lesion networks train on
+        ("test", "train"): 5,
+    }
+
+
+@needs_data
+def test_each_attribute_has_its_share_on_each_side(real: list[Sample]) -> None:
+    with_attributes = catalog.with_masks([s for s in real if s.source == "isic2018"], ATTRIBUTES)
+    covered = {s.id: [read_mask(s.masks[name]).mean() for name in ATTRIBUTES] for s in with_attributes}
+    everywhere = np.array(list(covered.values()))
+    assert (everywhere > 0).sum(0).tolist() == [1523, 190, 100, 682, 603]
+    for side in SPLITS:
+        own = np.array([covered[s.id] for s in select(with_attributes, side, table_for(ATTRIBUTES))])
+        shown, expected = (own > 0).sum(0), (everywhere > 0).mean(0) * len(own)
+        assert (np.abs(shown - expected) <= 1.5 + 0.07 * expected).all()
+        np.testing.assert_allclose(own.mean(0), everywhere.mean(0), rtol=0.35)  # streaks: 11 images on tune
+        assert (own == 0).all(1).mean() == pytest.approx((everywhere == 0).all(1).mean(), abs=0.02)
+
+
+# --- near-duplicates -----------------------------------------------------------------------------
+
+
+def textured(seed: int) -> NDArray[np.uint8]:
+    """A drawn lesion with a skin's fine detail, which the drawing lacks."""
+    drawn = synthetic.draw(seed, (192, 256)).pixels.astype(np.float32)
+    noise = np.random.default_rng(seed).normal(0, 1, (192, 256, 1)).astype(np.float32)
+    fine = cv2.GaussianBlur(noise, (0, 0), 2)[..., None]
+    pixels: NDArray[np.uint8] = np.clip(drawn + 80 * fine, 0, 255).astype(np.uint8)
+    return pixels
+
+
+def put(folder: Path, **images: NDArray[np.uint8]) -> dict[str, Path]:
+    paths = {}
+    for name, pixels in images.items():
+        paths[name] = folder / f"{name}.jpg"
+        Image.fromarray(pixels).save(paths[name], quality=90)
+    return paths
+
+
+def test_other_exposures_crops_and_sizes_of_a_picture_are_its_near_duplicates(tmp_path: Path) -> None:
+    picture, other = textured(1), textured(2)
+    images = put(
+        tmp_path,
+        b=picture,
+        c=(picture * 0.8 + 10).astype(np.uint8),
+        d=np.ascontiguousarray(picture[6:-4, 5:-9]),
+        e=np.asarray(cv2.resize(picture, (512, 384)), np.uint8),
+        a=other,
+        f=np.ascontiguousarray(other[3:, 4:]),
+        g=textured(3),
+    )
+    assert near_duplicates(images) == {"a": "a", "b": "b", "c": "b", "d": "b", "e": "b", "f": "a", "g": "g"}
+
+
+def test_near_duplicates_of_near_duplicates_are_of_one_group(tmp_path: Path) -> None:
+    picture = textured(4)
+    images = put(
+        tmp_path,
+        **{name: np.ascontiguousarray(picture[:, 22 * index :][:, :120]) for index, name in enumerate("gdcbefa")},
+    )
+    ends = {name: images[name] for name in "ga"}
+    assert set(near_duplicates(ends).values()) == {"a", "g"}  # they share no pixel
+    assert set(near_duplicates(images).values()) == {"a"}
+
+
+def test_smooth_and_tiny_pictures_are_nobodys_near_duplicates(tmp_path: Path) -> None:
+    images = put(
+        tmp_path,
+        a=np.full((64, 64, 3), 120, np.uint8),
+        b=np.full((64, 64, 3), 120, np.uint8),
+        c=np.zeros((1, 1, 3), np.uint8),
+        d=np.full((1, 400, 3), 255, np.uint8),
+    )
+    assert near_duplicates(images) == {name: name for name in "abcd"}
+    assert near_duplicates({}) == {}
+
+
+def test_a_broken_picture_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"\xff\xd8\xff")
+    with pytest.raises(BrokenImageError, match=r"a\.jpg"):
+        near_duplicates(put(tmp_path, b=textured(1)) | {"a": tmp_path / "a.jpg"})
+
+
 # --- drawing -------------------------------------------------------------------------------------
+
+
+@given(seed=st.integers(0, 2**32), count=st.integers(0, 150))
+def test_sides_follow_what_is_fixed_and_are_tenths_where_they_can_be(seed: int, count: int) -> None:
+    random = Random(seed)
+    ids = [f"i{number:03}" for number in range(count)]
+    groups = {id: id for id in ids}
+    for _ in range(random.randint(0, 10) if ids else 0):
+        one, other = random.choice(ids), random.choice(ids)
+        groups[one] = groups[other] = min(groups[one], groups[other])
+    covered = {id: [random.choice((0.0, random.random())), float(random.random() < 0.1)] for id in ids}
+    fixed: dict[str, Split] = {id: random.choice(SPLITS) for id in ids if random.random() < 0.15}
+
+    side = _stratify(groups, covered, fixed)
+    assert side.keys() == set(groups.values())
+    shuffled = random.sample(ids, count)
+    assert _stratify({id: groups[id] for id in shuffled}, covered, fixed) == side
+    fixed_of = defaultdict(set)
+    for id, name in fixed.items():
+        fixed_of[groups[id]].add(name)
+    for group, names in fixed_of.items():
+        assert side[group] == min(names, key=("train", "test", "tune").index)
+    largest = max(Counter(groups.values()).values(), default=1)
+    counts = Counter(side[group] for group in groups.values())
+    held = Counter(side[group] for group in groups.values() if group in fixed_of)
+    for name in ("test", "tune"):
+        assert counts[name] <= max(held[name], round(count / 10) + largest - 1)
+        assert counts[name] >= round(count / 10) or counts["train"] == held["train"]
+
+
+def test_a_rare_class_is_spread_like_a_frequent_one() -> None:
+    groups = {f"i{number}": f"i{number}" for number in range(1000)}
+    covered = {id: [float(number < 30), float(number % 2), 0.0] for number, id in enumerate(groups)}
+    side = _stratify(groups, covered, {})
+    for name, share in (("train", 0.8), ("tune", 0.1), ("test", 0.1)):
+        own = np.array([covered[id] for id in groups if side[id] == name])
+        assert len(own) == 1000 * share
+        np.testing.assert_allclose(own.sum(0), [30 * share, 500 * share, 0], rtol=0, atol=2)
 
 
 @st.composite
@@ -203,6 +446,22 @@ def test_the_shipped_table_is_the_default_one() -> None:
     assert select([sample(row["id"])], "tune") == [sample(row["id"])]
 
 
+def test_other_images_and_official_test_images_are_not_drawn(tmp_path: Path) -> None:
+    images = put(tmp_path, ISIC_1=textured(1), ISIC_2=textured(2), ISIC_3=textured(3))
+    (tmp_path / "mask.png").write_bytes(images["ISIC_1"].read_bytes())
+    masks = dict.fromkeys(ATTRIBUTES, tmp_path / "mask.png")
+
+    def of(id: str, source: str, **more: Path) -> Sample:
+        return Sample(id, images[id], masks | more, id, source, "none")
+
+    held_out = tmp_path / "ISIC2018_Task1-2_Validation_Input"
+    held_out.mkdir()
+    images["ISIC_3"] = images["ISIC_3"].rename(held_out / "ISIC_3.jpg")
+    samples = [of("ISIC_1", "isic2018", lesion=tmp_path / "mask.png"), of("ISIC_2", "plain"), of("ISIC_3", "isic2018")]
+    for side in SPLITS:
+        assert draw_attributes(samples, {"ISIC_1": side}) == [("ISIC_1", "ISIC_1", side)]
+
+
 def test_an_unknown_split_is_refused() -> None:
     with pytest.raises(InputError) as caught:
         select([], "validation")
@@ -224,7 +483,8 @@ def test_an_unknown_split_is_refused() -> None:
 )
 def test_official_test_images_that_no_table_lists_are_never_trained_on(source: str, folder: str) -> None:
     unlisted = [sample(f"ISIC_09{number:05d}", source=source, folder=folder) for number in range(50)]
-    assert {split_of(s, read()) for s in unlisted} == {"test"}
+    table = read()
+    assert {split_of(s, table) for s in unlisted} == {"test"}
     training = [sample(s.id, folder="ISIC2018_Task1-2_Training_Input") for s in unlisted]
     assert {split_of(s, {}) for s in training} == set(SPLITS)
 

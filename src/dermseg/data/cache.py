@@ -20,6 +20,7 @@ from dermseg.imaging import Geometry, open_image, read_mask
 
 FORMAT = 1
 PADDING = 128
+CHUNK = 64  # images whose masks are read from disk at once
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,11 @@ class CachedImages:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def shown(self) -> npt.NDArray[np.bool_]:
+        """Whether each image shows each class, (N, classes): any pixel lies more than half inside the mask."""
+        parts = [self.masks[start : start + CHUNK].max(axis=(2, 3)) > 127 for start in range(0, len(self), CHUNK)]
+        return np.concatenate(parts)
 
 
 def default_folder() -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,6 +12,9 @@ from dermseg.imaging import IMAGE_SUFFIXES
 
 CC0 = "CC0-1.0"
 CC_BY_NC = "CC-BY-NC-4.0"
+LESION = "lesion"
+ATTRIBUTES = ("pigment_network", "negative_network", "streaks", "milia_like_cyst", "globules")
+"""The dermoscopic structures of ISIC 2018 Task 2, in the challenge's order."""
 
 
 @dataclass(frozen=True)
@@ -37,12 +40,18 @@ class Sample:
 
 @dataclass(frozen=True)
 class Layout:
-    """How a data set lies on disk; patterns are globs below its folder, ``{id}`` is the image's id."""
+    """How a data set lies on disk; patterns are globs below its folder, ``{id}`` is the image's id.
+
+    Attributes:
+        masks: By class, the patterns of its masks; the first that is found counts.
+        suffixed: Masks of whatever classes, named ``{id}_{class}``.
+    """
 
     source: str
     licence: str
     images: tuple[str, ...]
-    lesion: tuple[str, ...]
+    masks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    suffixed: str | None = None
     metadata: str | None = None
 
 
@@ -51,35 +60,42 @@ LAYOUTS = (
         source="isic2017",
         licence=CC0,
         images=("ISIC-2017_*_Data/ISIC_*",),
-        lesion=("ISIC-2017_*_Part1_GroundTruth/{id}_segmentation.png",),
+        masks={LESION: ("ISIC-2017_*_Part1_GroundTruth/{id}_segmentation.png",)},
     ),
     Layout(
         source="isic2018",
         licence=CC_BY_NC,
         images=("ISIC2018_Task1-2_*_Input/ISIC_*",),
-        lesion=("ISIC2018_Task1_*_GroundTruth/{id}_segmentation.png",),
+        masks={
+            LESION: ("ISIC2018_Task1_*_GroundTruth/{id}_segmentation.png",),
+            **{name: (f"ISIC2018_Task2_*_GroundTruth*/{{id}}_attribute_{name}.png",) for name in ATTRIBUTES},
+        },
     ),
     Layout(
         source="ham10000",
         licence=CC_BY_NC,
         images=("HAM10000_images*/ISIC_*",),
-        lesion=("HAM10000_segmentations_lesion_tschandl/{id}_segmentation.png",),
+        masks={LESION: ("HAM10000_segmentations_lesion_tschandl/{id}_segmentation.png",)},
         metadata="HAM10000_metadata*",
     ),
     Layout(
         source="ph2",
         licence="research and education only",
         images=("PH2 Dataset images/IMD*/IMD*_Dermoscopic_Image/IMD*", "IMD*/IMD*_Dermoscopic_Image/IMD*"),
-        lesion=("PH2 Dataset images/{id}/{id}_lesion/{id}_lesion.*", "{id}/{id}_lesion/{id}_lesion.*"),
+        masks={LESION: ("PH2 Dataset images/{id}/{id}_lesion/{id}_lesion.*", "{id}/{id}_lesion/{id}_lesion.*")},
     ),
     Layout(
         source="plain",
         licence="not stated",
         images=("images/*",),
-        lesion=("masks/{id}.*", "masks/{id}_segmentation.*", "masks/{id}_mask.*"),
+        suffixed="masks/*",
     ),
 )
 SOURCES = tuple(layout.source for layout in LAYOUTS)
+PLAIN = "plain"
+"""A user's own pictures: images/a1.png with masks/a1.png, or with a mask of each class as masks/a1_hair.png."""
+LESION_SUFFIXES = ("", f"_{LESION}", "_segmentation", "_mask")
+"""What ends the name of a plain data set's lesion masks; the first goes before the others."""
 
 
 def read(folder: str | Path, sources: Sequence[str] | None = None) -> list[Sample]:
@@ -123,9 +139,31 @@ def read(folder: str | Path, sources: Sequence[str] | None = None) -> list[Sampl
     return samples
 
 
+def with_masks(samples: Sequence[Sample], classes: Sequence[str]) -> list[Sample]:
+    """Keep the samples that have a mask of each of ``classes``.
+
+    The published data sets have images without some masks, which are left out; among a user's own images one without
+    a mask is a mistake.
+
+    Raises:
+        DataError: If an image of a ``plain`` source lacks a mask.
+    """
+    complete = [sample for sample in samples if sample.masks.keys() >= set(classes)]
+    own = [sample for sample in samples if sample.source == PLAIN]
+    if lacking := [sample for sample in own if not sample.masks.keys() >= set(classes)]:
+        first = lacking[0]
+        missing = next(name for name in classes if name not in first.masks)
+        names = f"{first.id}.png or {first.id}_lesion.png" if missing == LESION else f"{first.id}_{missing}.png"
+        raise DataError(
+            f"{first.image} has no mask of {missing} ({len(lacking)} of {len(own)} images lack a mask); expected "
+            f"masks/{names}, empty where nothing is to be seen"
+        )
+    return complete
+
+
 def with_lesion(samples: Sequence[Sample]) -> list[Sample]:
     """Keep the samples that have a lesion mask."""
-    return [sample for sample in samples if "lesion" in sample.masks]
+    return [sample for sample in samples if LESION in sample.masks]
 
 
 def _read_layout(folder: Path, layout: Layout) -> Iterator[Sample]:
@@ -137,23 +175,47 @@ def _read_layout(folder: Path, layout: Layout) -> Iterator[Sample]:
     ]
     if not images:
         return
-    masks = _index(folder, layout.lesion)
+    masks = _masks(folder, layout, {image.stem for image in images})
     groups = _lesions(folder, layout.metadata) if layout.metadata else {}
     for image in images:
-        mask = next((masks[name] for name in (p.format(id=image.stem) for p in _stems(layout)) if name in masks), None)
         yield Sample(
             id=image.stem,
             image=image,
-            masks={"lesion": mask} if mask else {},
+            masks=masks.get(image.stem, {}),
             group=groups.get(image.stem, image.stem),
             source=layout.source,
             licence=layout.licence,
         )
 
 
-def _stems(layout: Layout) -> list[str]:
-    """The file names of masks, without folder and suffix, ``{id}`` standing for the image's id."""
-    return [Path(pattern).stem for pattern in layout.lesion]
+def _masks(folder: Path, layout: Layout, ids: Set[str]) -> dict[str, dict[str, Path]]:
+    """The masks of each image by class."""
+    masks = _suffixed_masks(folder, layout.suffixed, ids) if layout.suffixed else {}
+    for name, patterns in layout.masks.items():
+        index = _index(folder, patterns)
+        stems = [Path(pattern).stem for pattern in patterns]
+        for id in ids:
+            if path := next((index[stem.format(id=id)] for stem in stems if stem.format(id=id) in index), None):
+                masks.setdefault(id, {})[name] = path
+    return masks
+
+
+def _suffixed_masks(folder: Path, pattern: str, ids: Set[str]) -> dict[str, dict[str, Path]]:
+    """The masks of each image, whose class is what follows the id in the name.
+
+    The longest id that begins the name counts: a_b_hair.png is of image a_b where there is one, else of image a.
+    """
+    by_suffix: dict[str, dict[str, Path]] = {}
+    for stem, path in _index(folder, (pattern,)).items():
+        ends = [len(stem), *(index for index in range(len(stem) - 1, 0, -1) if stem[index] == "_")]
+        if (end := next((end for end in ends if stem[:end] in ids), None)) is not None:
+            by_suffix.setdefault(stem[:end], {})[stem[end:]] = path
+    masks = {}
+    for id, found in by_suffix.items():
+        lesion = [found.pop(suffix) for suffix in LESION_SUFFIXES if suffix in found]
+        masks[id] = {suffix[1:]: path for suffix, path in found.items() if suffix != "_"}
+        masks[id] |= {LESION: lesion[0]} if lesion else {}
+    return masks
 
 
 def _index(folder: Path, patterns: Sequence[str]) -> dict[str, Path]:
@@ -161,7 +223,7 @@ def _index(folder: Path, patterns: Sequence[str]) -> dict[str, Path]:
     return {
         path.stem: path
         for pattern in patterns
-        for path in folder.glob(pattern.replace("{id}", "*"))
+        for path in sorted(folder.glob(pattern.replace("{id}", "*")))
         if path.suffix.lower() in IMAGE_SUFFIXES
     }
 
