@@ -4,21 +4,33 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from typer.testing import CliRunner
 
+import dermseg
 from dermseg import __version__, synthetic
 from dermseg.bundle import CARD, Bundle, model_card, shipped_bundles
-from dermseg.cli.main import COMMANDS
+from dermseg.cli.main import COMMANDS, GROUPS, app
 from dermseg.cli.segment import plan
 from dermseg.data import catalog
 from dermseg.errors import InputError
 from dermseg.imaging import read_mask
 from dermseg.metrics import Confusion
+from dermseg.models import build
 from dermseg.segmenter import Segmenter
+from dermseg.training.config import AugmentationConfig, Recipe
+from dermseg.training.recipes import load_recipe, shipped
 from tests.conftest import Cli
 from tests.hostile import HOSTILE, Decodes, Fails
 
@@ -273,8 +285,8 @@ def test_help_lists_the_commands(cli: Cli) -> None:
     result = cli("--help")
     assert result.returncode == 0
     assert "not a medical device" in " ".join(result.stdout.split())
-    for command in COMMANDS:
-        assert f" {command.__name__} " in result.stdout
+    for name in (*(command.__name__ for command in COMMANDS), *(group.info.name for group in GROUPS)):
+        assert f" {name} " in result.stdout
 
 
 def test_help_of_segment_shows_its_options_and_examples(cli: Cli) -> None:
@@ -352,3 +364,402 @@ def test_bundles_lists_what_is_shipped(cli: Cli) -> None:
     for bundle in shipped_bundles():
         assert f"{bundle.name}: {bundle.manifest.description}" in shown.stdout
         assert f"licence         {bundle.manifest.licence} (weights)" in shown.stdout
+
+
+def test_bundles_and_recipes_load_nothing_heavy() -> None:
+    for arguments in (["bundles"], ["recipes"], ["recipes", "show", "unet"], ["train", "--help"]):
+        code = (
+            f"import sys; from dermseg.cli import main; sys.argv[1:] = {arguments}\n"
+            "try: main()\n"
+            "except SystemExit: sys.exit('torch' in sys.modules or 'lightning' in sys.modules)"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, (arguments, done.stderr)
+
+
+# recipes
+
+
+def test_recipes_lists_each_with_its_parameters_and_figures(cli: Cli) -> None:
+    shown, told = cli("recipes"), cli("recipes", "--json")
+    assert (shown.returncode, told.returncode, shown.stderr) == (0, 0, "")
+    *lines, note = shown.stdout.splitlines()
+    assert [line.split()[0] for line in lines] == list(shipped())
+    assert (
+        "ds-attention-unet            3.4 M  dice 0.8356, jaccard 0.7397, precision 0.806, sensitivity 0.922" in lines
+    )
+    assert next(line for line in lines if line.startswith("mask2former")).endswith("47.4 M  no figures")
+    assert "dermseg recipes show NAME" in note
+    described = {one["name"]: one for one in json.loads(told.stdout)}
+    assert list(described) == list(shipped())
+    assert described["unet"]["figures"] == {"dice": 0.8149}
+    assert described["unet"]["protocol"]
+
+
+def test_recipes_show_prints_the_file(cli: Cli) -> None:
+    result = cli("recipes", "show", "swin-upernet")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout == shipped()["swin-upernet"].read_text(encoding="utf-8")
+    unknown = cli("recipes", "show", "swin")
+    assert (unknown.returncode, unknown.stdout) == (1, "")
+    assert unknown.stderr.startswith("error: there is no recipe or YAML file 'swin'")
+    assert cli("recipes", "show").returncode == 2
+
+
+# train
+
+
+class Trained:
+    """Stands in for ``dermseg.train`` and keeps what it was called with."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self.bundle = bundle
+        self.recipe: Recipe
+        self.data = self.output = Path()
+        self.arguments: dict[str, Any] = {}
+
+    def __call__(self, recipe: Recipe, data: Path, output: Path, **arguments: Any) -> Bundle:
+        self.recipe, self.data, self.output, self.arguments = recipe, data, output, arguments
+        return self.bundle
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch, dark_bundle: Bundle, tmp_path: Path) -> Trained:
+    stand_in = Trained(dark_bundle)
+    monkeypatch.setattr(dermseg, "train", stand_in)
+    monkeypatch.chdir(tmp_path)
+    return stand_in
+
+
+def train(*arguments: str) -> str:
+    """Run ``dermseg train`` here; gives what it prints."""
+    result = CliRunner().invoke(app, ["train", *arguments, "--data", "DATA"])
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_train_without_options_changes_nothing(trained: Trained) -> None:
+    output = train("unet")
+    assert trained.recipe == load_recipe("unet")
+    assert trained.data == Path("DATA")
+    assert trained.output.parent == Path("runs")
+    name, _, when = trained.output.name.rpartition("_")
+    assert name == "unet_adam_cosine_lr0.001"
+    assert abs((datetime.now() - datetime.strptime(when, "%Y%m%d-%H%M%S")).total_seconds()) < 60
+    report = trained.arguments.pop("report")
+    assert callable(report)
+    assert trained.arguments == {
+        "resume": False,
+        "device": "auto",
+        "devices": 1,
+        "nodes": 1,
+        "debug": False,
+        "find_lr": False,
+        "tracking": "auto",
+        "progress_bar": False,
+    }
+    path = trained.bundle.path
+    assert f"{path}\n" in output
+    assert f"next: dermseg evaluate --bundle {path} --data DATA --split test" in output
+
+
+@pytest.mark.parametrize(
+    ("options", "place", "value"),
+    [
+        (["--epochs", "3"], "epochs", 3),
+        (["--batch-size", "4"], "batch_size", 4),
+        (["--batch_size", "4"], "batch_size", 4),
+        (["--lr", "5e-4"], "optimizer.lr", 5e-4),
+        (["--image-size", "64"], "input_size", 64),
+        (["--img_size", "64"], "input_size", 64),
+        (["--img-size", "64"], "input_size", 64),
+        (["--loss", "focal_tversky"], "loss", {"focal_tversky": 1}),
+        (["--no-augment"], "augmentation", AugmentationConfig.model_validate("none").model_dump()),
+        (["--augment"], "augmentation", AugmentationConfig().model_dump()),
+        (["--freeze", "encoder", "--freeze", "head"], "freeze", ("encoder", "head")),
+        (["--no-deterministic"], "deterministic", False),
+        (["--deterministic"], "deterministic", True),
+        (["--compile"], "compile", True),
+        (["--seed", "7"], "seed", 7),
+        (["--set", "schedule.name=step", "--set", "schedule.step_size=3"], "schedule.step_size", 3),
+        (["--epochs", "3", "--set", "epochs=5"], "epochs", 5),
+    ],
+)
+def test_an_option_of_train_is_a_setting(trained: Trained, options: list[str], place: str, value: object) -> None:
+    train("lesion", *options, "--output", "out")
+    found: Any = trained.recipe.model_dump()
+    for part in place.split("."):
+        found = found[part]
+    assert found == value
+    assert trained.output == Path("out")
+
+
+def test_train_begins_with_a_bundle_by_name_or_path(trained: Trained) -> None:
+    lesion = next(bundle for bundle in shipped_bundles() if bundle.name == "lesion")
+    train("lesion", "--init", "lesion")
+    assert trained.recipe.start == lesion.path
+    train("lesion", "--init", str(trained.bundle.path))
+    assert trained.recipe.start == trained.bundle.path
+
+
+def test_train_passes_on_how_to_run(trained: Trained) -> None:
+    many = ["--devices", "2", "--nodes", "3", "--device", "cpu", "--tracking", "off", "--output", "out"]
+    train("unet", "--debug", "--find-lr", *many)
+    assert {
+        name: trained.arguments[name] for name in ("devices", "nodes", "device", "tracking", "debug", "find_lr")
+    } == {
+        "devices": 2,
+        "nodes": 3,
+        "device": "cpu",
+        "tracking": "off",
+        "debug": True,
+        "find_lr": True,
+    }
+
+
+def test_processes_of_one_training_share_its_folder_and_one_of_them_tells(
+    trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DERMSEG_RUN_STARTED", "2026-01-02T03:04:05")
+    assert train("unet", "--devices", "2") != ""
+    first = trained.output
+    assert first.name.endswith("_20260102-030405")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert train("unet", "--devices", "2") == ""
+    assert trained.output == first
+    monkeypatch.delenv("DERMSEG_RUN_STARTED")
+    train("unet", "--devices", "2")
+    assert os.environ["DERMSEG_RUN_STARTED"] != "2026-01-02T03:04:05"
+    monkeypatch.setenv("DERMSEG_RUN_STARTED", "")  # so that it ends with the test
+
+
+def test_train_resumes_the_newest_run_of_its_recipe(trained: Trained) -> None:
+    def run(name: str, seconds: int, recipe: Recipe | str) -> Path:
+        config = Path("runs") / name / "config.yaml"
+        config.parent.mkdir(parents=True)
+        config.write_text(recipe if isinstance(recipe, str) else recipe.to_yaml())
+        os.utime(config, (seconds, seconds))
+        return config.parent
+
+    run("old", 100, load_recipe("unet"))
+    newer = run("newer", 200, load_recipe("unet"))
+    shorter = run("shorter", 300, load_recipe("unet", ["epochs=3"]))
+    run("other", 400, load_recipe("lesion"))
+    run("broken", 500, "name: unet\nwhat: is this\n")
+    for options, expected in (([], newer), (["--epochs", "3"], shorter), (["--epochs", "4"], shorter)):
+        train("unet", "--resume", *options)
+        assert (trained.output, trained.arguments["resume"]) == (expected, True)
+    train("unet", "--resume", "--output", "mine")
+    assert trained.output == Path("mine")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["unet", "--resume"], "runs holds no run of unet to resume; give its folder as --output"),
+        (["unet", "--nodes", "2"], "--nodes needs --output, a folder that every machine sees under the same path"),
+        (["unet", "--epochs", "0"], "unet.yaml: setting 'epochs': Input should be greater than or equal to 1, got 0"),
+        (["unet", "--set", "lr=1"], "unet.yaml: there is no setting 'lr'; did you mean 'optimizer.lr'?"),
+        (["mine.yaml"], None),
+        (["unet", "--init", "nope"], None),
+    ],
+)
+def test_train_refuses_in_one_sentence(trained: Trained, arguments: list[str], message: str | None) -> None:
+    result = CliRunner().invoke(app, ["train", *arguments, "--data", "DATA"])
+    assert result.exit_code == 1
+    (line,) = result.stderr.splitlines()
+    assert line.startswith(f"error: {message or ''}")
+    assert trained.arguments == {}
+
+
+def test_train_needs_data(cli: Cli) -> None:
+    result = cli("train", "unet")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "--data" in result.stderr
+
+
+def test_help_of_train_groups_its_options(cli: Cli) -> None:
+    result = cli("train", "--help")
+    for part in ("Settings of the recipe", "Run", "Machine", "Examples", "--no-augment", "--find-lr", "--freeze"):
+        assert part in result.stdout
+
+
+def test_train_debug_makes_a_bundle_that_segments(cli: Cli, example_file: Path, tmp_path: Path) -> None:
+    synthetic.write_dataset(tmp_path / "data", 8, size=(40, 48))
+    rows = [f"{s.id},{s.group},{'tune' if n > 5 else 'train'}" for n, s in enumerate(catalog.read(tmp_path / "data"))]
+    (tmp_path / "splits.csv").write_text("\n".join(["id,group,split", *rows]) + "\n")
+    (tmp_path / "mine.yaml").write_text(
+        "base: unet\ndata: {sources: [plain], splits: splits.csv}\nmodel: {arguments: {widths: [4, 8]}}\n"
+    )
+    options = ["--img_size", "32", "--batch_size", "2", "--loss", "bce_dice", "--tracking", "off", "--device", "cpu"]
+    result = cli("train", "mine.yaml", "--data", "data", "--debug", "--no-augment", "--output", "out", *options)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == "out/bundle\n"
+    assert "Traceback" not in result.stderr
+    bundle = Bundle.load(tmp_path / "out" / "bundle")
+    assert (bundle.name, bundle.manifest.input_size) == ("mine", 32)
+    assert cli("segment", example_file, "--bundle", "out/bundle").returncode == 0
+
+
+# predict and inference
+
+RESULTS = ("mask", "overlay", "result")
+
+
+def test_predict_does_a_folder_as_segment_does(cli: Cli, photos: Path, tmp_path: Path, dark_bundle: Bundle) -> None:
+    options = ["--model_path", dark_bundle.path, "--output_dir", "out", "--threshold", "0.9", "--img_size", "64"]
+    result = cli("predict", "--input_dir", "photos", *options)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert names(tmp_path / "out") == {f"{stem}_{kind}.png" for stem in ("a", "B") for kind in RESULTS}
+    expected = Segmenter(dark_bundle, threshold=0.9)(photos / "a.png").mask
+    np.testing.assert_array_equal(read_mask(tmp_path / "out" / "a_mask.png"), expected)
+
+
+def test_inference_does_one_image(cli: Cli, photos: Path, tmp_path: Path) -> None:
+    result = cli("inference", "--model_path", "lesion", "--input", "photos/a.png", "--output_dir", "out")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert names(tmp_path / "out") == {f"a_{kind}.png" for kind in RESULTS}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["predict", "--input_dir", "photos", "--img_size", "512"],
+            "--img_size is 512, but the bundle lesion works at 192; leave it out, masks are of the image's own size "
+            "anyway",
+        ),
+        (
+            ["predict", "--input_dir", "photos", "--model_path", "runs/best.pth"],
+            "runs/best.pth is a checkpoint, not a bundle; make one of it: dermseg bundles import runs/best.pth "
+            "--recipe RECIPE",
+        ),
+        (
+            ["inference", "--input", "photos"],
+            "photos is a folder; give one image, or use: dermseg predict --input_dir photos",
+        ),
+        (["predict", "--input_dir", "nowhere"], "nowhere does not exist; give the path of "),
+    ],
+)
+def test_predict_and_inference_refuse_in_one_sentence(
+    cli: Cli, photos: Path, arguments: list[str], message: str
+) -> None:
+    result = cli(*arguments)
+    assert result.returncode == 1
+    assert result.stderr.startswith(f"error: {message}")
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_predict_asks_for_what_it_needs(cli: Cli) -> None:
+    assert cli("predict").returncode == 2
+    assert cli("inference").returncode == 2
+
+
+# bundles import
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> dict[str, torch.Tensor]:
+    """Those of a small network of ``small.yaml``."""
+    (tmp_path / "small.yaml").write_text("base: unet\ninput_size: 32\nmodel: {arguments: {widths: [4, 8]}}\n")
+    recipe = load_recipe(str(tmp_path / "small.yaml"))
+    torch.manual_seed(1)
+    state: dict[str, torch.Tensor] = build("unet", classes=1, **recipe.model.arguments).state_dict()
+    return state
+
+
+WRAPPED: dict[str, Callable[[dict[str, torch.Tensor]], dict[str, Any]]] = {
+    "plain": lambda state: state,
+    "state_dict": lambda state: {"epoch": 3, "state_dict": {f"model.{name}": v for name, v in state.items()}},
+    "model_state_dict": lambda state: {"model_state_dict": state, "optimizer": {"lr": 1.0}},
+    "model": lambda state: {"model": {f"module.net.{name}": value for name, value in state.items()}},
+}
+
+
+@pytest.mark.parametrize("kind", WRAPPED)
+def test_weights_trained_elsewhere_become_a_bundle(
+    trained: Trained, weights: dict[str, torch.Tensor], tmp_path: Path, kind: str
+) -> None:
+    torch.save(WRAPPED[kind](weights), tmp_path / "best.pth")
+    arguments = ["bundles", "import", "best.pth", "--recipe", "small.yaml", "--licence", "MIT"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    assert result.stdout == "best\n"
+    bundle = Bundle.load(tmp_path / "best")
+    manifest = bundle.manifest
+    assert (bundle.name, manifest.licence, manifest.thresholds) == ("best", "MIT", {"lesion": 0.5})
+    assert (manifest.training_data.sources, manifest.training_data.split) == ({}, "not stated")
+    for name, value in bundle.network().state_dict().items():
+        expected = weights[name].half().float() if weights[name].is_floating_point() else weights[name]
+        torch.testing.assert_close(value, expected.to(value.dtype), rtol=0, atol=0)
+    bundle.verify()
+    card = model_card(manifest)
+    assert "Threshold on the probability**: lesion 0.5" in card
+    assert "| data set |" not in card
+    assert str(tmp_path) not in card
+
+
+def test_weights_that_do_not_fit_are_refused_with_what_differs(
+    trained: Trained, weights: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    weights["more.a"] = torch.zeros(1)
+    for index in range(5):
+        weights[f"extra.{index}"] = torch.zeros(1)
+    del weights["head.bias"]
+    weights["head.weight"] = torch.zeros(2, 4, 1, 1)
+    torch.save(weights, tmp_path / "best.pth")
+    result = CliRunner().invoke(app, ["bundles", "import", "best.pth", "--recipe", "small.yaml"])
+    assert result.exit_code == 1
+    assert result.stderr == (
+        "error: best.pth does not fit the recipe small: 1 missing (head.bias); 6 unexpected (more.a, extra.0, extra.1, "
+        "...); 1 of another shape (head.weight is (2, 4, 1, 1), expected (1, 4, 1, 1))\n"
+    )
+    assert not (tmp_path / "best").exists()
+
+
+class Dangerous:
+    """Runs code when it is unpickled."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return print, ("ran",)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "best.pth does not exist; give a file of torch weights"),
+        (b"", "best.pth is no readable file of torch weights"),
+        (b"not weights", "best.pth is refused: it is no file of torch weights"),
+        (b"PK\x03\x04 cut off", "best.pth is no readable file of torch weights"),
+        (
+            {"state_dict": Dangerous()},
+            "best.pth is refused: it is no file of torch weights, or holds objects beside them, which could run code",
+        ),
+        ({}, "best.pth holds no weights by name; expected a state dict, alone or as one of: state_dict, "),
+        ({"epoch": 3}, "best.pth holds no weights by name; expected a state dict, alone or as one of: state_dict, "),
+        (torch.zeros(1), "best.pth holds no weights by name; "),
+    ],
+    ids=["missing", "empty", "text", "cut", "pickle", "nothing", "no-weights", "tensor"],
+)
+def test_what_holds_no_weights_is_refused(
+    trained: Trained, weights: dict[str, torch.Tensor], tmp_path: Path, content: object, message: str
+) -> None:
+    if isinstance(content, bytes):
+        (tmp_path / "best.pth").write_bytes(content)
+    elif content is not None:
+        torch.save(content, tmp_path / "best.pth")
+    result = CliRunner().invoke(app, ["bundles", "import", "best.pth", "--recipe", "small.yaml"])
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert result.stderr.startswith(f"error: {message}")
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_importing_keeps_what_is_there_and_needs_a_recipe(
+    cli: Cli, weights: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    torch.save(weights, tmp_path / "best.pth")
+    (tmp_path / "best").mkdir()
+    result = cli("bundles", "import", "best.pth", "--recipe", "small.yaml")
+    assert (result.returncode, result.stderr) == (1, "error: best is in use; give another --output\n")
+    assert cli("bundles", "import", "best.pth").returncode == 2

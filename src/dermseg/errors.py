@@ -15,6 +15,9 @@ DermsegError
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class DermsegError(Exception):
     """Base of every error dermseg raises on purpose."""
@@ -66,3 +69,10 @@ class MissingExtraError(DermsegError):
 
     def __init__(self, purpose: str, extra: str) -> None:
         super().__init__(f"{purpose} needs the extra {extra!r}: pip install 'dermseg[{extra}]'")
+
+
+def choose_from(given: str, known: Iterable[str]) -> str:
+    """The end of a sentence about a name that does not exist: the closest one, and all there are."""
+    names = list(known)
+    closest = difflib.get_close_matches(given, names, n=1, cutoff=0)
+    return f"did you mean {closest[0]!r}? Choose from: {', '.join(names)}" if closest else "there is none to choose"

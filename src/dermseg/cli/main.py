@@ -11,11 +11,14 @@ from dermseg._version import __version__
 from dermseg.cli.bundles import bundles
 from dermseg.cli.evaluate import evaluate
 from dermseg.cli.example import example
+from dermseg.cli.predict import inference, predict
+from dermseg.cli.recipes import recipes
 from dermseg.cli.segment import segment
 from dermseg.cli.train import train
 from dermseg.errors import DermsegError
 
-COMMANDS = (segment, train, evaluate, bundles, example)
+COMMANDS = (segment, train, evaluate, example, predict, inference)
+GROUPS = (recipes, bundles)
 
 
 class _Commands(TyperGroup):
@@ -42,6 +45,8 @@ app = typer.Typer(
 )
 for command in COMMANDS:
     app.command()(command)
+for group in GROUPS:
+    app.add_typer(group)
 
 
 def _show_version(wanted: bool) -> None:

@@ -11,7 +11,6 @@ Hausdorff loss is 0 for a full prediction of an empty truth).
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dermseg.errors import RecipeError
+from dermseg.errors import RecipeError, choose_from
 from dermseg.models.blocks import Outputs
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -319,7 +318,7 @@ def _distance(mask: Tensor) -> Tensor:
 def _chosen(name: str, setting: float | Mapping[str, float]) -> tuple[float, Loss]:
     """The weight of a loss, and the loss with its options."""
     if name not in LOSSES:
-        raise RecipeError(f"there is no loss {name!r}; {_nearest(name, sorted(LOSSES))}")
+        raise RecipeError(f"there is no loss {name!r}; {choose_from(name, sorted(LOSSES))}")
     given = dict(setting) if isinstance(setting, Mapping) else {"weight": setting}
     weight = given.pop("weight", 1.0)
     _check(f"the weight of loss {name!r}", weight)
@@ -327,7 +326,9 @@ def _chosen(name: str, setting: float | Mapping[str, float]) -> tuple[float, Los
     known = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
     for option, value in given.items():
         if option not in known:
-            raise RecipeError(f"loss {name!r} has no option {option!r}; {_nearest(option, ['weight', *sorted(known)])}")
+            raise RecipeError(
+                f"loss {name!r} has no option {option!r}; {choose_from(option, ['weight', *sorted(known)])}"
+            )
         _check(f"option {option!r} of loss {name!r}", value, LARGEST[option])
         if option == "pooled" and value not in (0, 1):
             raise RecipeError(f"option 'pooled' of loss {name!r} is {value}; expected 0 or 1")
@@ -342,8 +343,3 @@ def _check(what: str, value: float, largest: float = math.inf) -> None:
     if not (0 <= value <= largest and math.isfinite(value)):
         expected = "a finite number, 0 or more" if math.isinf(largest) else f"a number from 0 to {largest:g}"
         raise RecipeError(f"{what} is {value}; expected {expected}")
-
-
-def _nearest(name: str, known: Sequence[str]) -> str:
-    (closest,) = difflib.get_close_matches(name, known, n=1, cutoff=0)
-    return f"did you mean {closest!r}? Choose from: {', '.join(known)}"
