@@ -13,7 +13,7 @@ from dermseg.data import catalog, splits
 from dermseg.evaluation import evaluate
 from dermseg.segmenter import Prediction
 from dermseg.synthetic import draw
-from dermseg.training.config import load_recipe
+from dermseg.training.recipes import load_recipe
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 

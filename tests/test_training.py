@@ -6,8 +6,13 @@ import csv
 import hashlib
 import json
 import math
+import os
+import random
 import re
 import shutil
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,9 +30,11 @@ from dermseg.data.catalog import CC0, CC_BY_NC
 from dermseg.errors import DataError, InputError, RecipeError
 from dermseg.metrics import Confusion
 from dermseg.models import build
-from dermseg.training.config import Recipe, load_recipe
+from dermseg.training.bundling import begin_with, licence_of_weights, make_bundle
+from dermseg.training.config import Recipe
 from dermseg.training.datamodule import ShuffledBatches
-from dermseg.training.run import licence_of_weights, make_bundle, moving_average, train
+from dermseg.training.recipes import load_recipe
+from dermseg.training.run import moving_average, train
 
 torch.set_num_threads(1)
 
@@ -69,7 +76,12 @@ class Place:
         return Recipe.model_validate(usual | settings)
 
     def train(self, output: Path, recipe: Recipe, **arguments: Any) -> Bundle:
-        usual: dict[str, Any] = {"cache_folder": self.cache, "device": "cpu", "report": lambda line: None}
+        usual: dict[str, Any] = {
+            "cache_folder": self.cache,
+            "device": "cpu",
+            "tracking": "off",
+            "report": lambda line: None,
+        }
         return train(recipe, self.data, output, **(usual | arguments))
 
 
@@ -112,8 +124,13 @@ class Run:
 
 
 def metrics_of(folder: Path) -> list[dict[str, float]]:
-    with (folder / "metrics.csv").open(newline="") as table:
+    with (folder / "logs" / "metrics.csv").open(newline="") as table:
         return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(table)]
+
+
+def timeless(rows: list[dict[str, float]]) -> list[dict[str, float]]:
+    """The rows without what differs each time."""
+    return [{name: v for name, v in row.items() if name not in ("seconds", "images_per_second")} for row in rows]
 
 
 @pytest.fixture(scope="module")
@@ -128,9 +145,15 @@ def run(place: Place) -> Run:
 
 def test_the_run_folder_holds_what_it_should_and_nothing_else(run: Run) -> None:
     assert {str(path.relative_to(run.folder)) for path in run.folder.rglob("*") if path.is_file()} == {
-        "recipe.yaml",
-        "data.json",
-        "metrics.csv",
+        "config.yaml",
+        "manifest.json",
+        "logs/metrics.csv",
+        "logs/metrics.jsonl",
+        "figures/metrics_history.png",
+        "figures/detailed_metrics.png",
+        "figures/learning_rate.png",
+        "figures/dataset_samples.png",
+        *(f"figures/epochs/epoch_{epoch:03d}.png" for epoch in range(1, EPOCHS + 1)),
         "checkpoints/last.ckpt",
         "checkpoints/best.ckpt",
         "bundle/bundle.json",
@@ -141,14 +164,14 @@ def test_the_run_folder_holds_what_it_should_and_nothing_else(run: Run) -> None:
 
 
 def test_the_recipe_is_recorded(run: Run, place: Place) -> None:
-    assert load_recipe(str(run.folder / "recipe.yaml")) == place.recipe()
+    assert load_recipe(str(run.folder / "config.yaml")) == place.recipe()
 
 
 def test_the_data_are_recorded(run: Run, place: Place) -> None:
     table = splits.read(place.folder / "splits.csv")
     sides = [splits.select(catalog.read(place.data), side, table) for side in ("train", "tune")]
     content = "".join(cache.load(side, ["lesion"], SIZE, folder=place.cache).content_hash for side in sides)
-    assert json.loads((run.folder / "data.json").read_text()) == {
+    assert json.loads((run.folder / "manifest.json").read_text())["data"] == {
         "sources": {"isic2018": 6, "plain": 12},
         "licences": {"isic2018": CC_BY_NC, "plain": "not stated"},
         "split": "train",
@@ -160,21 +183,25 @@ def test_the_data_are_recorded(run: Run, place: Place) -> None:
 def test_each_epoch_has_a_row_and_a_line(run: Run) -> None:
     rows = run.metrics
     assert [row["epoch"] for row in rows] == [1, 2, 3]
-    columns = {"train/loss", "tune/jaccard", "tune/threshold", "tune/jaccard_isic2018", "tune/jaccard_plain"}
+    scores = {"jaccard", "thresholded_jaccard", "dice", "sensitivity", "precision", "micro_jaccard", "threshold"}
+    columns = {f"tune/{name}" for name in (*scores, "loss", "jaccard_isic2018", "jaccard_plain")}
+    counts = {"epoch", "step", "images", "seconds", "images_per_second", "learning_rate"}
     for row in rows:
-        assert row.keys() == {"epoch", *columns}
+        assert row.keys() == {"train/loss", *counts, *columns}
         assert 0 < row["train/loss"] < 3
         # Each source counts the same, whatever its size.
         mean = (row["tune/jaccard_isic2018"] + row["tune/jaccard_plain"]) / 2
         assert row["tune/jaccard"] == pytest.approx(mean, abs=1e-5)
-    first, second, *epochs, last = run.lines
-    assert first == f"18 images to train on, 6 to tune on; run folder {run.folder}"
-    assert second == "the network begins with the pretrained weights weights"
+    first, *epochs, last = run.lines
+    assert first == (
+        f"18 images to train on, 6 to tune on; run folder {run.folder}; "
+        "the network begins with the pretrained weights weights"
+    )
     assert last == f"bundle: {run.folder / 'bundle'}"
     for number, (line, row) in enumerate(zip(epochs, rows, strict=True), start=1):
-        shown = re.match(rf"epoch {number}/3: train/loss ([\d.]+), jaccard ([\d.]+), threshold ([\d.]+), ", line)
+        shown = re.match(rf"epoch {number}/3: train/loss ([\d.]+), tune/loss ([\d.]+), jaccard ([\d.]+), ", line)
         assert shown is not None
-        values = [row[name] for name in ("train/loss", "tune/jaccard", "tune/threshold")]
+        values = [row[name] for name in ("train/loss", "tune/loss", "tune/jaccard")]
         assert [float(text) for text in shown.groups()] == pytest.approx(values, abs=1e-4)
 
 
@@ -196,8 +223,8 @@ def test_the_best_checkpoint_has_the_score_and_the_threshold_it_was_chosen_for(r
         return float(np.mean([np.mean(scores) for scores in by_source.values()]))
 
     row = max(run.metrics, key=lambda row: row["tune/jaccard"])
-    assert best["threshold"] == row["tune/threshold"]
-    assert score(best["threshold"]) == pytest.approx(row["tune/jaccard"], abs=1e-4)
+    assert best["thresholds"]["lesion"] == row["tune/threshold"]
+    assert score(best["thresholds"]["lesion"]) == pytest.approx(row["tune/jaccard"], abs=1e-4)
     assert all(score(t / 100) <= row["tune/jaccard"] + 1e-4 for t in range(5, 96))
 
 
@@ -228,9 +255,9 @@ def test_the_bundle_says_what_it_is(run: Run, place: Place) -> None:
     assert manifest.classes == ("lesion",)
     assert manifest.input_size == SIZE
     assert 0 < manifest.thresholds["lesion"] < 1
-    assert manifest.thresholds == {"lesion": run.checkpoint("best")["threshold"]}
+    assert manifest.thresholds == {"lesion": run.checkpoint("best")["thresholds"]["lesion"]}
     assert manifest.licence == "as its training data: CC-BY-NC-4.0, not stated"
-    assert manifest.training_data.model_dump() == json.loads((run.folder / "data.json").read_text())
+    assert manifest.training_data.model_dump() == json.loads((run.folder / "manifest.json").read_text())["data"]
     assert manifest.versions.keys() == {"dermseg", "torch", "lightning", "onnx"}
 
 
@@ -303,11 +330,23 @@ def test_weights_keep_the_licence_of_the_bundle_they_began_with(run: Run, place:
     assert make_bundle(tmp_path, place.recipe(), free, images).manifest.licence == "Apache-2.0"
 
 
-def test_a_bundle_of_other_classes_is_no_start(run: Run, place: Place, tmp_path: Path) -> None:
-    manifest = run.bundle.manifest.model_copy(update={"classes": ("nail",), "thresholds": {"nail": 0.5}})
-    other = write(tmp_path / "other", manifest, {name: run.bundle.read(name) for name in manifest.hashes})
-    message = refusal(RecipeError, lambda: place.train(tmp_path / "run", place.recipe(start=other.path)))
-    assert message == f"{other.path} is of another network or other classes than the recipe; start needs the same"
+def test_a_bundle_of_another_network_is_no_start(run: Run, place: Place, tmp_path: Path) -> None:
+    for network in ({"name": "unet"}, {"name": "light", "arguments": {"widths": [8, 8, 8, 8]}}):
+        recipe = place.recipe(start=run.bundle.path, model=network)
+        message = refusal(RecipeError, lambda recipe=recipe: place.train(tmp_path / "run", recipe))  # type: ignore[misc]
+        assert message.startswith(f"{run.bundle.path} is of another network (light {{'dropout': 0.2}}) than the recipe")
+
+
+def test_a_bundle_of_other_classes_gives_all_but_its_heads(run: Run) -> None:
+    recipe = load_recipe("lesion", ["classes=[streaks, globules]", "name=two"])
+    network = build("light", classes=2)
+    head = network.get_submodule("head").weight.clone()
+    begin_with(network, run.bundle, recipe)
+    began = run.bundle.network().state_dict()
+    for name, value in network.state_dict().items():
+        if not name.startswith("head."):
+            assert torch.equal(value, began[name]), name
+    assert torch.equal(network.get_submodule("head").weight, head)
 
 
 # --- interrupted and resumed ---------------------------------------------------------------------
@@ -347,13 +386,13 @@ def test_a_resumed_run_ends_bit_for_bit_like_an_uninterrupted_one(run: Run, plac
     lines: list[str] = []
     resumed = Run(folder, place.train(folder, place.recipe(), resume=True, report=lines.append), lines)
 
-    assert [line.split(":")[0] for line in lines[2:]] == ["epoch 2/3", "epoch 3/3", "bundle"]
-    assert resumed.metrics == run.metrics
+    assert [line.split(":")[0] for line in lines[1:]] == ["epoch 2/3", "epoch 3/3", "bundle"]
+    assert timeless(resumed.metrics) == timeless(run.metrics)
     for name in ("best", "last"):
         one, other = run.checkpoint(name), resumed.checkpoint(name)
         for part in ("state_dict", "current_model_state", "averaging_state", "optimizer_states", "lr_schedulers"):
             assert_same(one[part], other[part], f"{name}: {part}")
-        assert all(one[part] == other[part] for part in ("epoch", "global_step", "threshold"))
+        assert all(one[part] == other[part] for part in ("epoch", "global_step", "thresholds"))
     for file in (WEIGHTS, ONNX):
         assert run.bundle.read(file) == resumed.bundle.read(file)
     assert run.bundle.manifest == resumed.bundle.manifest
@@ -364,7 +403,9 @@ def test_a_finished_run_resumes_to_the_same_bundle(run: Run, place: Place, tmp_p
     shutil.copytree(run.folder, tmp_path / "kept")
     again = place.train(run.folder, place.recipe(), resume=True)
     assert {path.name: path.read_bytes() for path in again.path.iterdir()} == before
-    assert (run.folder / "metrics.csv").read_bytes() == (tmp_path / "kept" / "metrics.csv").read_bytes()
+    assert (run.folder / "logs" / "metrics.csv").read_bytes() == (
+        tmp_path / "kept" / "logs" / "metrics.csv"
+    ).read_bytes()
 
 
 def test_an_interrupt_by_the_user_reaches_the_caller_and_leaves_no_bundle(place: Place, tmp_path: Path) -> None:
@@ -381,6 +422,80 @@ def test_a_machine_with_many_cores_gets_no_warnings(
     monkeypatch.setattr("os.cpu_count", lambda: 16)
     with pytest.raises(StopError):
         place.train(tmp_path / "run", place.recipe(), report=stop_at(1))
+
+
+def command(place: Place, recipe: Recipe, output: Path, *options: str) -> subprocess.Popen[str]:
+    """``dermseg train`` in a process of its own."""
+    path = output.with_suffix(".yaml")
+    path.write_text(recipe.to_yaml())
+    arguments = ["train", str(path), "--data", str(place.data), "--output", str(output), "--device", "cpu"]
+    return subprocess.Popen(
+        [sys.executable, "-m", "dermseg", *arguments, "--tracking", "off", *options],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"DERMSEG_CACHE": str(place.cache), "OMP_NUM_THREADS": "1"},
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> list[str]:
+    """The lines the process writes until it ends well."""
+    assert process.stderr is not None
+    with process:
+        lines = [line.strip() for line in process.stderr]
+    assert process.returncode == 0, lines
+    return lines
+
+
+def epoch_of(line: str) -> int | None:
+    shown = re.match(r"epoch (\d+)/", line)
+    return int(shown[1]) if shown else None
+
+
+def test_a_killed_run_loses_at_most_an_epoch_and_ends_like_an_uninterrupted_one(
+    run: Run, place: Place, tmp_path: Path
+) -> None:
+    recipe, chance = place.recipe(epochs=6), random.Random()
+    whole = place.train(tmp_path / "whole", recipe)
+    process = command(place, recipe, tmp_path / "killed")
+    assert process.stderr is not None
+    last, reached = chance.randint(1, 5), 0
+    with process:
+        for line in process.stderr:
+            reached = epoch_of(line) or reached
+            if reached == last:
+                break
+        time.sleep(chance.uniform(0, 1.5))
+        process.kill()
+        rest = [number for line in process.stderr if (number := epoch_of(line))]
+    reached = max([reached, *rest])
+    resumed = [epoch_of(line) for line in finish(command(place, recipe, tmp_path / "killed", "--resume"))]
+    epochs = [number for number in resumed if number]
+    assert epochs == [] or epochs[0] in (reached, reached + 1), f"killed after epoch {reached}"
+    assert epochs[-1:] in ([], [6])
+    killed = Bundle.load(tmp_path / "killed" / "bundle")
+    assert killed.read(WEIGHTS) == whole.read(WEIGHTS)
+    assert timeless(metrics_of(tmp_path / "killed")) == timeless(metrics_of(tmp_path / "whole"))
+
+
+def test_two_devices_train_like_one(place: Place, tmp_path: Path) -> None:
+    """Two processes that share each batch see the same images in the same steps as one, and score alike."""
+    small = {"name": "unet", "arguments": {"widths": [8, 8], "norm": "group"}}
+    recipe = place.recipe(model=small, batch_size=6, augmentation="none", optimizer={"lr": 0.01})
+    place.train(tmp_path / "one", recipe)
+    lines = finish(command(place, recipe, tmp_path / "two", "--devices", "2"))
+    assert [line.split(":")[0] for line in lines if line.startswith(("epoch", "bundle"))] == [
+        "epoch 1/3",
+        "epoch 2/3",
+        "epoch 3/3",
+        "bundle",
+    ]
+    for one, two in zip(metrics_of(tmp_path / "one"), metrics_of(tmp_path / "two"), strict=True):
+        assert one["images"] == two["images"]
+        for name in ("tune/loss", "tune/jaccard", "tune/dice", "tune/jaccard_plain", "tune/threshold"):
+            assert two[name] == pytest.approx(one[name], abs=2e-3), name
+    weights = [Bundle.load(tmp_path / name / "bundle").network().state_dict() for name in ("one", "two")]
+    for name, value in weights[0].items():
+        assert torch.allclose(value, weights[1][name], atol=2e-3), name
 
 
 # --- what is refused -----------------------------------------------------------------------------
@@ -402,7 +517,7 @@ def test_a_folder_in_use_is_refused_and_left_alone(run: Run, place: Place, tmp_p
 
 def test_where_nothing_can_be_resumed_it_is_said(place: Place, tmp_path: Path) -> None:
     message = refusal(InputError, lambda: place.train(tmp_path, place.recipe(), resume=True))
-    assert message == f"{tmp_path} holds no run to resume: recipe.yaml or data.json is missing"
+    assert message == f"{tmp_path} holds no run to resume: config.yaml or manifest.json is missing"
 
 
 def test_a_run_stopped_in_its_first_epoch_begins_again(run: Run, place: Place, tmp_path: Path) -> None:
@@ -415,21 +530,21 @@ def test_a_run_stopped_in_its_first_epoch_begins_again(run: Run, place: Place, t
 @pytest.mark.parametrize("settings", [{"epochs": 9}, {"seed": 1}, {"loss": {"bce": 1}}])
 def test_other_settings_are_refused_on_resuming(run: Run, place: Place, settings: dict[str, Any]) -> None:
     message = refusal(RecipeError, lambda: place.train(run.folder, place.recipe(**settings), resume=True))
-    assert message == f"the settings differ from those of the run in {run.folder} (recipe.yaml); resume with the same"
-    assert load_recipe(str(run.folder / "recipe.yaml")) == place.recipe()
+    assert message == f"the settings differ from those of the run in {run.folder} (config.yaml); resume with the same"
+    assert load_recipe(str(run.folder / "config.yaml")) == place.recipe()
 
 
 def test_other_data_are_refused_on_resuming(run: Run, place: Place, tmp_path: Path) -> None:
     shutil.copytree(place.data, tmp_path / "data")
     image = catalog.read(tmp_path / "data", ["plain"])[1].image
     image.write_bytes(synthetic_png(seed=50))
-    recorded = (run.folder / "data.json").read_bytes()
+    recorded = (run.folder / "manifest.json").read_bytes()
     message = refusal(
         DataError,
         lambda: train(place.recipe(), tmp_path / "data", run.folder, resume=True, cache_folder=tmp_path / "cache"),
     )
-    assert message == f"the data differ from those of the run in {run.folder} (data.json); resume with the same"
-    assert (run.folder / "data.json").read_bytes() == recorded
+    assert message == f"the data differ from those of the run in {run.folder} (manifest.json); resume with the same"
+    assert (run.folder / "manifest.json").read_bytes() == recorded
 
 
 def synthetic_png(seed: int) -> bytes:
@@ -450,18 +565,20 @@ def test_a_split_without_images_is_refused(place: Place, tmp_path: Path, side: s
 
 
 def test_a_class_without_masks_is_refused(place: Place, tmp_path: Path) -> None:
-    message = refusal(DataError, lambda: place.train(tmp_path / "run", place.recipe(classes=["lesion", "streaks"])))
+    recipe = place.recipe(classes=["lesion", "streaks"])
+    message = refusal(DataError, lambda: place.train(tmp_path / "run", recipe))
     assert message == (
-        f"{place.data} has no image with masks of lesion, streaks in the split 'train'; training needs some"
+        f"{place.data / 'own' / 'images' / 'synthetic_00000.png'} has no mask of streaks (16 of 16 images lack a "
+        "mask); expected masks/synthetic_00000_streaks.png, empty where nothing is to be seen"
     )
 
 
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"model": {"name": "unet3000"}}, "there is no model 'unet3000'; choose one of: "),
-        ({"model": {"name": "light", "arguments": {"depth": 3}}}, "model 'light' does not take these arguments: "),
-        ({"loss": {"dyce": 1}}, "there is no loss 'dyce'; choose from: bce, jaccard"),
+        ({"model": {"name": "unet3000"}}, "there is no model 'unet3000'; did you mean 'unet'?"),
+        ({"model": {"name": "light", "arguments": {"depth": 3}}}, "model 'light' "),
+        ({"loss": {"dyce": 1}}, "there is no loss 'dyce'; did you mean 'dice'?"),
     ],
 )
 def test_names_that_do_not_exist_are_refused_and_no_folder_is_made(
@@ -470,6 +587,119 @@ def test_names_that_do_not_exist_are_refused_and_no_folder_is_made(
     message = refusal(RecipeError, lambda: place.train(tmp_path / "run", place.recipe(**settings)))
     assert message.startswith(sentence)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_loss_that_is_not_a_number_stops_the_run(place: Place, tmp_path: Path) -> None:
+    message = refusal(RecipeError, lambda: place.train(tmp_path / "run", place.recipe(optimizer={"lr": 1e30})))
+    assert re.fullmatch(
+        r"the training diverged: the loss is not a number in epoch \d, batch \d; lower optimizer.lr, "
+        "or set precision to 32-true",
+        message,
+    )
+    assert json.loads((tmp_path / "run" / "manifest.json").read_text())["status"] == "failed"
+
+
+def test_a_batch_that_the_devices_cannot_share_is_refused(place: Place, tmp_path: Path) -> None:
+    message = refusal(RecipeError, lambda: place.train(tmp_path / "run", place.recipe(), devices=2))
+    assert message == "batch_size is 5; expected a multiple of 2, the devices"
+
+
+def test_a_part_that_is_not_there_cannot_be_frozen(place: Place, tmp_path: Path) -> None:
+    message = refusal(RecipeError, lambda: place.train(tmp_path / "run", place.recipe(freeze=["backbone"])))
+    assert message.startswith("cannot freeze 'backbone': the network has no such part; it has encoder, ")
+
+
+def test_a_batch_too_large_for_the_memory_is_named(place: Place, tmp_path: Path) -> None:
+    """In a process of its own whose memory is limited."""
+    script = f"""
+import resource, sys
+from pathlib import Path
+from dermseg.training.config import Recipe
+from dermseg.training.run import train
+from dermseg.errors import RecipeError
+recipe = Recipe.model_validate_json(sys.stdin.read())
+resource.setrlimit(resource.RLIMIT_AS, (6 * 2**30, 6 * 2**30))
+try:
+    train(recipe, {str(place.data)!r}, {str(tmp_path / "run")!r}, cache_folder=Path({str(place.cache)!r}),
+          device="cpu", tracking="off")
+except RecipeError as error:
+    print("refused:", error)
+"""
+    network = {"name": "unet", "arguments": {"widths": [256, 8]}}
+    recipe = place.recipe(model=network, input_size=1024, batch_size=18, augmentation="none")
+    done = subprocess.run(
+        [sys.executable, "-c", script], input=recipe.model_dump_json(), capture_output=True, text=True, check=False
+    )
+    assert (
+        "refused: a batch of 18 images of 1024 px is too large for the memory; lower batch_size (and raise "
+        "optimizer.accumulate as much), or input_size"
+    ) in done.stdout, done.stderr[-2000:]
+
+
+# --- what a run may be told ----------------------------------------------------------------------
+
+
+def test_a_frozen_part_keeps_its_weights(run: Run, place: Place, tmp_path: Path) -> None:
+    bundle = place.train(tmp_path / "run", place.recipe(start=run.bundle.path, freeze=["encoder"], epochs=1))
+    began, ended = run.bundle.network().state_dict(), bundle.network().state_dict()
+    frozen = {name for name in began if name.startswith("encoder.")}
+    assert frozen
+    for name in frozen:
+        assert torch.equal(began[name], ended[name]), name
+    assert any(not torch.equal(began[name], ended[name]) for name in began.keys() - frozen)
+
+
+def test_a_debug_run_is_short(place: Place, tmp_path: Path) -> None:
+    lines: list[str] = []
+    place.train(tmp_path / "run", place.recipe(epochs=50, batch_size=5), debug=True, report=lines.append)
+    assert [line.split(":")[0] for line in lines[1:]] == ["epoch 1/2", "epoch 2/2", "bundle"]
+    assert lines[0].startswith("9 images to train on, 6 to tune on")
+
+
+def test_a_run_stops_early_where_it_gets_no_better(place: Place, tmp_path: Path) -> None:
+    still = {"lr": 1e-12, "weight_decay": 0}
+    small = {"name": "unet", "arguments": {"widths": [8, 8], "norm": "group"}}
+    recipe = place.recipe(model=small, epochs=9, early_stopping=2, optimizer=still)
+    place.train(tmp_path / "run", recipe)
+    assert len(metrics_of(tmp_path / "run")) == 3
+
+
+def test_a_learning_rate_is_looked_for_and_kept(place: Place, tmp_path: Path) -> None:
+    lines: list[str] = []
+    recipe = place.recipe(epochs=2, optimizer={"lr": 1e-7})
+    place.train(tmp_path / "run", recipe, find_lr=True, report=lines.append)
+    found = load_recipe(str(tmp_path / "run" / "config.yaml")).optimizer.lr
+    assert f"learning rate {found:.2g}" in lines
+    assert 1e-6 < found < 1
+    lines.clear()
+    place.train(tmp_path / "run", recipe, find_lr=True, resume=True, report=lines.append)
+    assert f"learning rate {found:.2g}" in lines
+
+
+def test_a_compiled_network_learns_the_same(place: Place, tmp_path: Path) -> None:
+    small = {"name": "unet", "arguments": {"widths": [8, 8], "norm": "group"}}
+    runs = {}
+    for compiled in (False, True):
+        recipe = place.recipe(model=small, epochs=1, compile=compiled, augmentation="none")
+        runs[compiled] = place.train(tmp_path / str(compiled), recipe).network().state_dict()
+    for name, value in runs[False].items():
+        assert torch.allclose(value, runs[True][name], atol=2e-3), name
+
+
+def test_gradients_accumulate_to_those_of_a_larger_batch(place: Place, tmp_path: Path) -> None:
+    small = {"name": "unet", "arguments": {"widths": [8, 8], "norm": "group"}}
+    weights = []
+    for batch_size, accumulate in ((6, 1), (3, 2)):
+        recipe = place.recipe(
+            model=small,
+            batch_size=batch_size,
+            optimizer={"name": "sgd", "lr": 0.05, "accumulate": accumulate},
+            augmentation="none",
+            epochs=2,
+        )
+        weights.append(place.train(tmp_path / str(batch_size), recipe).network().state_dict())
+    for name, value in weights[0].items():
+        assert torch.allclose(value, weights[1][name], atol=1e-3), name
 
 
 # --- learning ------------------------------------------------------------------------------------

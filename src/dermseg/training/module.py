@@ -1,116 +1,147 @@
-"""The training step, the score on ``tune``, and the optimizer, as a Lightning module."""
+"""The training step, the scores on ``tune``, and the optimizer, as a Lightning module."""
 
 from __future__ import annotations
 
-import math
 from typing import Any, cast
 
 import lightning
-import numpy as np
 import torch
 from torch import Tensor
 
 from dermseg.data.cache import PADDING
 from dermseg.errors import RecipeError
 from dermseg.models import build
+from dermseg.models.blocks import Outputs
 from dermseg.training.augmentation import augment
 from dermseg.training.config import Recipe
 from dermseg.training.datamodule import Batch
-from dermseg.training.losses import weighted_sum
+from dermseg.training.losses import deep_supervised, weighted_sum
+from dermseg.training.normalisation import NORMALISATIONS
+from dermseg.training.optimization import make_optimizer, make_schedules
+from dermseg.training.scoring import TuneScorer
 
-# x / 127.5 - 1 for 8-bit values: what MobileNetV2's ImageNet weights expect, and fair to any other network.
-MEAN, STD = 0.5, 0.5
-THRESHOLDS = np.round(np.arange(0.05, 0.96, 0.01), 2)
 
+class SegmentationTraining(lightning.LightningModule):
+    """Trains a network as ``recipe`` says.
 
-class LesionTraining(lightning.LightningModule):
-    """Trains ``model`` as ``recipe`` says.
+    Logs ``train/loss`` for each step, and after each epoch ``tune/loss`` and the scores of ``TuneScorer``, such as
+    ``tune/jaccard``, at the thresholds that are best for ``recipe.monitor``.
 
-    Logs ``train/loss`` for each step, and after each epoch ``tune/jaccard``: the mean Jaccard index over images at the
-    network's size, for the best single threshold, averaged over data sets so that a large one does not decide alone.
+    Attributes:
+        model: The network.
+        thresholds: Of each class, for the last scored weights.
+        learning_rate: Of the network's parts without their own rate.
     """
 
     def __init__(self, recipe: Recipe, sources: tuple[str, ...]) -> None:
         super().__init__()
         self.recipe = recipe
-        self.sources = sources
-        self.model = build(recipe.model.name, classes=len(recipe.classes), **recipe.model.arguments)
+        self.model = build(
+            recipe.model.name,
+            classes=len(recipe.classes),
+            initialisation=recipe.model.initialisation,
+            **recipe.model.arguments,
+        )
         cast(Any, self.model).to(memory_format=torch.channels_last)
-        self.loss = weighted_sum(recipe.loss)
-        self._scores: list[tuple[Tensor, Tensor]] = []
-        self.threshold = 0.5
+        freeze(self.model, recipe.freeze)
+        if recipe.compile:
+            self.model.compile()
+        self.learning_rate = recipe.optimizer.lr
+        self.thresholds = dict.fromkeys(recipe.classes, 0.5)
+        self._loss_of_logits = weighted_sum(recipe.loss)
+        self._loss = deep_supervised(self._loss_of_logits, recipe.deep_supervision)
+        self._scorer = TuneScorer(recipe.classes, sources, recipe.monitor)
 
-    def training_step(self, batch: Batch) -> Tensor:
+    def train(self, mode: bool = True) -> SegmentationTraining:
+        """Set the mode; frozen parts stay as in evaluation, so that their normalisation keeps its statistics."""
+        super().train(mode)
+        for part in self.recipe.freeze:
+            self.model.get_submodule(part).eval()
+        return self
+
+    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         """One batch: augment, predict, loss."""
-        # Each step draws from its own seed, so a resumed run repeats what an uninterrupted one draws.
-        torch.manual_seed((self.recipe.seed * 1_000_003 + self.global_step) * 4099 + self.global_rank)
+        # Each batch draws from its own seed, so a resumed run repeats what an uninterrupted one draws.
+        drawn = self.current_epoch * int(self.trainer.num_training_batches) + batch_index
+        torch.manual_seed((self.recipe.seed * 1_000_003 + drawn) * 4099 + self.global_rank)
         image, mask = augment(
             batch[0].float() / 255, batch[1].float() / 255, self.recipe.augmentation, padding=PADDING / 255
         )
-        loss = self.loss(self._logits(image), mask)
+        loss = self._loss(self._outputs(image), mask)
+        if not bool(torch.isfinite(loss)):
+            raise RecipeError(
+                f"the training diverged: the loss is not a number in epoch {self.current_epoch + 1}, "
+                f"batch {batch_index + 1}; lower optimizer.lr, or set precision to 32-true"
+            )
         self.log("train/loss", loss, prog_bar=True, on_step=True, on_epoch=True, batch_size=len(image))
         return loss
 
     def validation_step(self, batch: Batch) -> None:
-        """Jaccard of each image at every threshold."""
+        """Count hits and misses of each image at every threshold."""
         image, mask, source = batch
-        probability = self._logits(image.float() / 255).float().sigmoid()
-        if not bool(torch.isfinite(probability).all()):
+        logits = self._outputs(image.float() / 255)
+        assert isinstance(logits, Tensor)
+        if not bool(torch.isfinite(logits).all()):
             raise RecipeError("the training diverged: the network gives NaN; lower optimizer.lr")
-        truth = mask > 127
-        scores = [_jaccard(probability > float(t), truth) for t in THRESHOLDS]
-        self._scores.append((torch.stack(scores, dim=1).cpu(), source.cpu()))
+        loss = self._loss_of_logits(logits, mask.float() / 255)
+        self.log("tune/loss", loss, on_step=False, on_epoch=True, batch_size=len(image), sync_dist=True)
+        self._scorer.update(logits.float().sigmoid(), mask > 127, source)
 
     def on_validation_epoch_end(self) -> None:
         """Score the epoch."""
-        scores = torch.cat([s for s, _ in self._scores])
-        source = torch.cat([s for _, s in self._scores])
-        self._scores.clear()
-        present = [index for index in range(len(self.sources)) if bool((source == index).any())]
-        curves = {self.sources[index]: scores[source == index].mean(dim=0) for index in present}
-        overall = torch.stack(list(curves.values())).mean(dim=0)
-        best = int(overall.argmax())
-        self.threshold = float(THRESHOLDS[best])
-        self.log("tune/jaccard", overall[best], prog_bar=True)
-        self.log("tune/threshold", self.threshold)
-        for name, curve in curves.items():
-            self.log(f"tune/jaccard_{name}", curve[best])
+        scores = self._scorer.compute()
+        self.thresholds = scores.thresholds
+        for name, value in scores.values.items():
+            self.log(f"tune/{name}", value, prog_bar=name == self.recipe.monitor)
+        for name, value in scores.thresholds.items():
+            self.log("tune/threshold" + f"_{name}" * (len(scores.thresholds) > 1), value)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the threshold with the weights it was fitted for."""
-        checkpoint["threshold"] = self.threshold
+        """Keep the thresholds with the weights they were fitted for."""
+        checkpoint["thresholds"] = self.thresholds
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the thresholds back."""
+        self.thresholds = checkpoint["thresholds"]
 
     def configure_optimizers(self) -> Any:
-        """AdamW with warm-up and cosine, stepped at every batch."""
-        settings = self.recipe.optimizer
-        encoder = [p for name, p in self.model.named_parameters() if name.startswith("encoder.")]
-        rest = [p for name, p in self.model.named_parameters() if not name.startswith("encoder.")]
-        optimizer = torch.optim.AdamW(
-            [
-                {"params": encoder, "lr": settings.lr * settings.encoder_lr},
-                {"params": rest, "lr": settings.lr},
-            ],
-            weight_decay=settings.weight_decay,
+        """Optimizer and schedule of the recipe."""
+        recipe = self.recipe
+        optimizer = make_optimizer(self.model, recipe.optimizer.model_copy(update={"lr": self.learning_rate}))
+        schedules = make_schedules(
+            optimizer,
+            recipe.schedule,
+            epochs=recipe.epochs,
+            total_steps=int(self.trainer.estimated_stepping_batches),
+            batches_per_epoch=int(self.trainer.num_training_batches),
+            monitor=f"tune/{recipe.monitor}",
         )
-        total = int(self.trainer.estimated_stepping_batches)
-        warmup = min(total - 1, int(settings.warmup * total / self.recipe.epochs))
+        return [optimizer], schedules
 
-        def factor(step: int) -> float:
-            if step < warmup:
-                return (step + 1) / (warmup + 1)
-            return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
+    def predict_probability(self, image: Tensor) -> Tensor:
+        """Probabilities (B, K, H, W) of 8-bit images (B, 3, H, W), in the network's present mode."""
+        outputs = self._outputs(image.float() / 255)
+        return (outputs.logits if isinstance(outputs, Outputs) else outputs).float().sigmoid()
 
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+    def _outputs(self, image: Tensor) -> Tensor | Outputs:
+        mean, std = (
+            torch.tensor(values, device=image.device).view(1, 3, 1, 1)
+            for values in NORMALISATIONS[self.recipe.normalisation]
+        )
+        outputs: Tensor | Outputs = self.model(((image - mean) / std).contiguous(memory_format=torch.channels_last))
+        return outputs
 
-    def _logits(self, image: Tensor) -> Tensor:
-        normalised = (image - MEAN) / STD
-        logits: Tensor = self.model(normalised.contiguous(memory_format=torch.channels_last))
-        return logits
 
+def freeze(network: torch.nn.Module, parts: tuple[str, ...]) -> None:
+    """Keep the weights of named parts, such as ``encoder``.
 
-def _jaccard(prediction: Tensor, truth: Tensor) -> Tensor:
-    """Jaccard index of each image, averaged over classes; two empty masks agree (1)."""
-    intersection = (prediction & truth).sum(dim=(2, 3)).float()
-    union = (prediction | truth).sum(dim=(2, 3)).float()
-    return torch.where(union > 0, intersection / union.clamp(min=1), 1.0).mean(dim=1)
+    Raises:
+        RecipeError: If the network has no such part.
+    """
+    for part in parts:
+        try:
+            module = network.get_submodule(part)
+        except AttributeError as error:
+            names = ", ".join(name for name, _ in network.named_children())
+            raise RecipeError(f"cannot freeze {part!r}: the network has no such part; it has {names}") from error
+        module.requires_grad_(False)

@@ -1,54 +1,57 @@
 """One training run: recipe and data in, a run folder with checkpoints, curves and a bundle out.
 
-<output>/recipe.yaml            every setting used
-<output>/data.json              data sets, counts, content hash
-<output>/metrics.csv            loss, and scores on tune, of each epoch
+<output>/config.yaml            every setting used
+<output>/manifest.json          versions, hardware, state of the code, data, times
 <output>/checkpoints/last.ckpt  to resume from
 <output>/checkpoints/best.ckpt  best on tune; the bundle is made of it
 <output>/bundle/                what `dermseg segment --bundle` takes
+<output>/logs/                  losses and scores, of each batch and of each epoch
+<output>/figures/               the same as pictures; a few images at each epoch
 """
 
 from __future__ import annotations
 
-import csv
-import hashlib
-import io
 import json
 import logging
 import signal
-import time
 import warnings
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from importlib.metadata import version
+from collections.abc import Callable
+from contextlib import nullcontext
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
 import lightning
-import numpy as np
 import torch
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint, WeightAveraging
-from numpy.typing import NDArray
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, WeightAveraging
+from lightning.pytorch.tuner.tuning import Tuner
+from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
-from dermseg._version import __version__
-from dermseg.bundle import Architecture, Bundle, Manifest, Normalisation, TrainingData
-from dermseg.data import cache, catalog, splits
+from dermseg.bundle import Bundle
 from dermseg.errors import DataError, InputError, RecipeError
-from dermseg.export import export
 from dermseg.imaging import make_folder, write_bytes
-from dermseg.models import build
+from dermseg.training.bundling import begin_with, make_bundle
 from dermseg.training.config import Recipe
-from dermseg.training.datamodule import CachedData, TuneSet
-from dermseg.training.module import MEAN, STD, LesionTraining
+from dermseg.training.datamodule import CachedData
+from dermseg.training.journal import Journal
+from dermseg.training.manifest import Manifest
+from dermseg.training.module import SegmentationTraining
+from dermseg.training.pictures import Pictures
+from dermseg.training.prepare import RunData, prepare
+from dermseg.training.progress import EpochLines, LiveProgress
+from dermseg.training.recipes import load_recipe
+from dermseg.training.tracking import open_tracker
 
-PARITY_IMAGES = 8
-OWN_LICENCE = "Apache-2.0"
+FINDER_STEPS = 50
+DEBUG_EPOCHS, DEBUG_IMAGES, DEBUG_BATCH = 2, 16, 4
+CONFIG, MANIFEST = "config.yaml", "manifest.json"
 EXPECTED_WARNINGS = (
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # Lightning's own use of torch
     "Checkpoint directory .* exists and is not empty",  # that of a resumed run
     "The '.*_dataloader' does not have many workers",  # a memory map needs none
     "GPU available but not used",  # as the user asked
+    "`torch.jit.script_method` is deprecated",  # the compiler's own use of torch
 )
 
 
@@ -59,6 +62,11 @@ def train(
     *,
     resume: bool = False,
     device: Literal["auto", "cpu", "cuda"] = "auto",
+    devices: int = 1,
+    nodes: int = 1,
+    debug: bool = False,
+    find_lr: bool = False,
+    tracking: str = "auto",
     cache_folder: Path | None = None,
     report: Callable[[str], None] = print,
     progress_bar: bool = False,
@@ -71,112 +79,100 @@ def train(
         output: The run's folder; new or empty, unless resuming.
         resume: Go on from the run's last checkpoint, with the same result as an uninterrupted run.
         device: Where to train.
+        devices: GPUs, or processes on a CPU, on each node; ``recipe.batch_size`` is that of all of them together.
+        nodes: Machines that train together.
+        debug: Two epochs of a few images, to see that everything works.
+        find_lr: Look for a learning rate first, and train with it instead of the recipe's.
+        tracking: Where MLflow keeps the run: a tracking URI, ``auto`` for a database beside the run's folder where
+            MLflow is installed, or ``off``.
         cache_folder: Where resized images are kept; ``dermseg.data.cache.default_folder()`` if None.
         report: Takes a line at the start, after each epoch and at the end.
         progress_bar: Show a bar within each epoch.
 
     Raises:
         InputError: If ``output`` is in use, or there is nothing to resume.
-        RecipeError: If a setting names something that does not exist, or differs from that of the resumed run.
+        RecipeError: If a setting names something that does not exist, or differs from that of the resumed run, if the
+            training diverges, or if a batch is too large for the memory.
         DataError: If the data sets cannot be read, a split is empty, or they differ from those of the resumed run.
     """
     folder = Path(output)
-    _check_folder(folder, recipe, resume)
+    main = getattr(rank_zero_only, "rank", 0) == 0  # else a process that the main one started
+    if not main:
+        report, progress_bar = _say_nothing, False
+    if debug:
+        small = {"epochs": DEBUG_EPOCHS, "batch_size": min(recipe.batch_size, DEBUG_BATCH)}
+        recipe = recipe.model_copy(update=small)
+    if recipe.batch_size % (devices * nodes):
+        raise RecipeError(f"batch_size is {recipe.batch_size}; expected a multiple of {devices * nodes}, the devices")
+    if main:
+        _check_folder(folder, resume)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     lightning.seed_everything(recipe.seed, verbose=False)
-    samples = [s for s in catalog.read(data, recipe.data.sources) if s.masks.keys() >= set(recipe.classes)]
-    table = splits.read(recipe.data.splits or splits.DEFAULT)
-    train_samples, tune_samples = (splits.select(samples, side, table) for side in ("train", "tune"))
-    # An image that several data sets share is scored once, by the first one's mask.
-    tune_samples = list({sample.id: sample for sample in reversed(tune_samples)}.values())[::-1]
-    for side, found in (("train", train_samples), ("tune", tune_samples)):
-        if not found:
-            raise DataError(
-                f"{data} has no image with masks of {', '.join(recipe.classes)} in the split {side!r}; "
-                "training needs some"
-            )
-    report(f"{len(train_samples)} images to train on, {len(tune_samples)} to tune on; run folder {folder}")
-    report(f"the network begins with {_initialisation(recipe)}")
-    train_images, tune_images = (
-        cache.load(found, recipe.classes, recipe.input_size, folder=cache_folder, progress=_now_and_then(report))
-        for found in (train_samples, tune_samples)
+    run_data = prepare(recipe, data, at_most=DEBUG_IMAGES if debug else None, cache_folder=cache_folder, report=report)
+    report(
+        f"{len(run_data.train)} images to train on, {len(run_data.tune.images)} to tune on; run folder {folder}; "
+        f"the network begins with {run_data.description.initialisation}"
     )
-    module = LesionTraining(recipe, sources := tuple(sorted({sample.source for sample in tune_samples})))
-    if recipe.start is not None:
-        module.model.load_state_dict(_weights_of(Bundle.load(recipe.start), recipe))
-    source_of = np.array([sources.index(sample.source) for sample in tune_samples], np.int64)
-    datamodule = CachedData(train_images, TuneSet(tune_images, source_of), recipe.batch_size, recipe.seed)
-    description = TrainingData(
-        sources=dict(Counter(sample.source for sample in train_samples)),
-        licences={sample.source: sample.licence for sample in train_samples},
-        split="train",
-        initialisation=_initialisation(recipe),
-        content_hash=hashlib.sha256((train_images.content_hash + tune_images.content_hash).encode()).hexdigest(),
-    )
-    _record(folder, recipe, description, resume)
-
-    checkpoints = folder / "checkpoints"
-    best = _Checkpoint(checkpoints, filename="best", monitor="tune/jaccard", mode="max", enable_version_counter=False)
-    # A run that was stopped in its first epoch begins again.
-    state = checkpoints / "last.ckpt" if resume and (checkpoints / "last.ckpt").is_file() else None
-    # Not by save_last, which follows the best epochs only; after the best, whose score it keeps.
-    last = _Checkpoint(checkpoints, filename="last", enable_version_counter=False)
+    arguments: dict[str, Any] = {
+        "accelerator": "gpu" if device == "cuda" else device,
+        "precision": recipe.precision,
+        "accumulate_grad_batches": recipe.optimizer.accumulate,
+        "logger": False,
+        "enable_model_summary": False,
+        "enable_progress_bar": False,
+        # Some operations have no deterministic form on a GPU; those keep to their own.
+        "deterministic": "warn" if recipe.deterministic else False,
+        "num_sanity_val_steps": 0,
+    }
     with warnings.catch_warnings():
         for message in EXPECTED_WARNINGS:
             warnings.filterwarnings("ignore", message)
+        if find_lr:
+            rate = _found_before(folder) if resume else _find_rate(recipe, run_data, arguments)
+            recipe = recipe.model_copy(update={"optimizer": recipe.optimizer.model_copy(update={"lr": rate})})
+            report(f"learning rate {rate:.2g}")
+        # A name in the recipe that does not exist is noticed here, before anything is written.
+        module, datamodule = _module(recipe, run_data), _batches(recipe, run_data)
+        tracker = None
+        if main:
+            if resume:
+                _check_same(folder, recipe, run_data)
+            tracker = open_tracker(tracking, folder, recipe, run_data.description.content_hash, report)
+            make_folder(folder)
+            write_bytes(folder / CONFIG, recipe.to_yaml().encode())
+        manifest = Manifest(folder / MANIFEST, data=run_data.description.model_dump(mode="json"), seed=recipe.seed)
         trainer = lightning.Trainer(
-            accelerator="gpu" if device == "cuda" else device,
-            devices=1,
-            precision=recipe.precision,
+            **arguments,
+            devices=devices,
+            num_nodes=nodes,
+            strategy="ddp" if devices * nodes > 1 else "auto",
+            use_distributed_sampler=False,
             max_epochs=recipe.epochs,
             gradient_clip_val=recipe.optimizer.clip,
             callbacks=[
-                WeightAveraging(avg_fn=moving_average(recipe.ema)),
-                best,
-                last,
-                _EpochReport(folder / "metrics.csv", report),
+                *_weights(folder, recipe),
+                EpochLines(report),
+                Journal(folder, manifest),
+                Pictures(folder, run_data.train, run_data.tune.images),
+                *([tracker] if tracker else []),
+                *([LiveProgress()] if progress_bar else []),
             ],
-            logger=False,
-            num_sanity_val_steps=0,
-            enable_progress_bar=progress_bar,
-            enable_model_summary=False,
-            deterministic=True,
         )
-        try:
-            trainer.fit(module, datamodule, ckpt_path=state, weights_only=True)
-        except SystemExit as error:  # Lightning's answer to Ctrl-C, which it then ignores
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-            raise KeyboardInterrupt from error
-    bundle = make_bundle(folder, recipe, description, tune_images)
-    report(f"bundle: {bundle.path}")
-    return bundle
+        # A run that was stopped in its first epoch begins again.
+        last = folder / "checkpoints" / "last.ckpt"
+        with tracker or nullcontext(), manifest:
+            _fit(trainer, module, datamodule, last if resume and last.is_file() else None)
+            if main:
+                bundle = make_bundle(folder, recipe, run_data.description, run_data.train)
+                report(f"bundle: {bundle.path}")
+            trainer.strategy.barrier()
+    return Bundle.load(folder / "bundle")
 
 
-def make_bundle(folder: Path, recipe: Recipe, data: TrainingData, images: cache.CachedImages) -> Bundle:
-    """Make ``folder / "bundle"`` of the run's best checkpoint; ``images`` check that its two networks agree."""
-    best = torch.load(folder / "checkpoints" / "best.ckpt", map_location="cpu", weights_only=True)
-    arguments = {name: value for name, value in recipe.model.arguments.items() if name != "pretrained"}
-    network = build(recipe.model.name, classes=len(recipe.classes), **arguments)
-    network.load_state_dict({name.removeprefix("model."): value for name, value in best["state_dict"].items()})
-    manifest = Manifest(
-        name=recipe.name,
-        description=recipe.description,
-        architecture=Architecture(
-            name=recipe.model.name,
-            arguments=arguments,
-            parameters=sum(parameter.numel() for parameter in network.parameters()),
-        ),
-        classes=recipe.classes,
-        input_size=recipe.input_size,
-        normalisation=Normalisation(mean=(MEAN,) * 3, std=(STD,) * 3, padding=cache.PADDING),
-        thresholds=dict.fromkeys(recipe.classes, best["threshold"]),
-        training_data=data,
-        licence=licence_of_weights(
-            [*data.licences.values(), *([Bundle.load(recipe.start).manifest.licence] if recipe.start else [])]
-        ),
-        versions={"dermseg": __version__} | {name: version(name) for name in ("torch", "lightning", "onnx")},
-    )
-    return export(folder / "bundle", network, manifest, _spread(images, PARITY_IMAGES))
+def run_name(recipe: Recipe, when: datetime) -> str:
+    """A run folder's name: recipe, optimizer, schedule, learning rate and time."""
+    optimizer = recipe.optimizer
+    return f"{recipe.name}_{optimizer.name}_{recipe.schedule.name}_lr{optimizer.lr:g}_{when:%Y%m%d-%H%M%S}"
 
 
 def moving_average(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]:
@@ -189,12 +185,74 @@ def moving_average(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Ten
     return average
 
 
-def licence_of_weights(licences: Iterable[str]) -> str:
-    """The licence of weights made from data and weights under ``licences``: what the strictest still allows."""
-    strict = set(licences) - {catalog.CC0, OWN_LICENCE}
-    if not strict:
-        return OWN_LICENCE
-    return catalog.CC_BY_NC if strict == {catalog.CC_BY_NC} else f"as its training data: {', '.join(sorted(strict))}"
+def _module(recipe: Recipe, data: RunData) -> SegmentationTraining:
+    module = SegmentationTraining(recipe, data.sources)
+    if recipe.start is not None:
+        begin_with(module.model, Bundle.load(recipe.start), recipe)
+    return module
+
+
+def _batches(recipe: Recipe, data: RunData) -> CachedData:
+    return CachedData(
+        data.train,
+        data.tune,
+        recipe.batch_size,
+        recipe.seed,
+        sampling=recipe.data.sampling,
+        images_per_epoch=recipe.data.images_per_epoch,
+    )
+
+
+def _weights(folder: Path, recipe: Recipe) -> list[Callback]:
+    """What averages the weights, keeps the best and the last, and stops when they no longer get better."""
+    score = f"tune/{recipe.monitor}"
+    checkpoints = folder / "checkpoints"
+    callbacks: list[Callback] = [
+        WeightAveraging(avg_fn=moving_average(recipe.ema)),
+        _Checkpoint(checkpoints, filename="best", monitor=score, mode="max", enable_version_counter=False),
+        # Not by save_last, which follows the best epochs only; after the best, whose score it keeps.
+        _Checkpoint(checkpoints, filename="last", enable_version_counter=False),
+    ]
+    if recipe.early_stopping is not None:
+        callbacks.append(EarlyStopping(score, patience=recipe.early_stopping, mode="max"))
+    return callbacks
+
+
+def _fit(
+    trainer: lightning.Trainer, module: SegmentationTraining, datamodule: CachedData, checkpoint: Path | None
+) -> None:
+    recipe = module.recipe
+    try:
+        trainer.fit(module, datamodule, ckpt_path=checkpoint, weights_only=True)
+    except SystemExit as error:  # Lightning's answer to Ctrl-C, which it then ignores
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        raise KeyboardInterrupt from error
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        # On a CPU torch raises a plain RuntimeError.
+        if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "DefaultCPUAllocator" in str(error):
+            raise RecipeError(
+                f"a batch of {recipe.batch_size} images of {recipe.input_size} px is too large for the memory; "
+                "lower batch_size (and raise optimizer.accumulate as much), or input_size"
+            ) from error
+        raise
+
+
+def _find_rate(recipe: Recipe, data: RunData, arguments: dict[str, Any]) -> float:
+    """A learning rate at which the loss falls fastest (Smith, WACV 2017), by Lightning's finder."""
+    datamodule = _batches(recipe, data)
+    trainer = lightning.Trainer(
+        **arguments,
+        devices=1,
+        max_epochs=1 + FINDER_STEPS // len(datamodule.train_dataloader()),
+        limit_val_batches=0,
+        enable_checkpointing=False,
+    )
+    module = _module(recipe, data)
+    found = Tuner(trainer).lr_find(module, datamodule, attr_name="learning_rate", num_training=FINDER_STEPS)
+    rate = None if found is None else found.suggestion()
+    if rate is None:
+        raise RecipeError("no learning rate was found at which the loss falls; give one as optimizer.lr")
+    return float(f"{rate:.2g}")
 
 
 class _Checkpoint(ModelCheckpoint):
@@ -204,93 +262,24 @@ class _Checkpoint(ModelCheckpoint):
         super().load_state_dict(state_dict | {"dirpath": self.dirpath})
 
 
-class _EpochReport(Callback):
-    """After each epoch a line to the user and a row of ``metrics.csv``; a resumed run goes on in the same file."""
-
-    def __init__(self, table: Path, report: Callable[[str], None]) -> None:
-        self._table = table
-        self._report = report
-        self._start = 0.0
-
-    def on_train_epoch_start(self, *_: object) -> None:
-        self._start = time.monotonic()
-
-    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        assert isinstance(pl_module, LesionTraining)
-        seconds = time.monotonic() - self._start
-        epoch, epochs = trainer.current_epoch + 1, pl_module.recipe.epochs
-        # Lightning adds the last step's loss, and the epoch's a second time.
-        metrics = {
-            name: float(value)
-            for name, value in trainer.callback_metrics.items()
-            if not name.endswith(("_step", "_epoch"))
-        }
-        self._append({"epoch": str(epoch)} | {name: f"{value:.6g}" for name, value in metrics.items()})
-        scores = ", ".join(f"{name.removeprefix('tune/')} {value:.4f}" for name, value in metrics.items())
-        minutes = (epochs - epoch) * seconds / 60
-        self._report(f"epoch {epoch}/{epochs}: {scores}; {seconds:.0f} s, {minutes:.0f} min left")
-
-    def _append(self, row: Mapping[str, str]) -> None:
-        rows = []
-        if self._table.is_file():
-            with self._table.open(newline="", encoding="utf-8") as file:
-                rows = [old for old in csv.DictReader(file) if int(old["epoch"]) < int(row["epoch"])]
-        text = io.StringIO()
-        writer = csv.DictWriter(text, row.keys(), lineterminator="\n", extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows([*rows, row])
-        write_bytes(self._table, text.getvalue().encode())
+def _say_nothing(line: str) -> None:
+    """What a process that the main one started reports."""
 
 
-def _check_folder(folder: Path, recipe: Recipe, resume: bool) -> None:
+def _check_folder(folder: Path, resume: bool) -> None:
     if not resume and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder} is in use; give a new folder, or --resume to go on with the run in it")
-    if resume and not ((folder / "recipe.yaml").is_file() and (folder / "data.json").is_file()):
-        raise InputError(f"{folder} holds no run to resume: recipe.yaml or data.json is missing")
-    if resume and (folder / "recipe.yaml").read_text(encoding="utf-8") != recipe.to_yaml():
-        raise RecipeError(f"the settings differ from those of the run in {folder} (recipe.yaml); resume with the same")
+    if resume and not ((folder / CONFIG).is_file() and (folder / MANIFEST).is_file()):
+        raise InputError(f"{folder} holds no run to resume: {CONFIG} or {MANIFEST} is missing")
 
 
-def _record(folder: Path, recipe: Recipe, data: TrainingData, resume: bool) -> None:
-    make_folder(folder)
-    text = json.dumps(data.model_dump(mode="json"), indent=2) + "\n"
-    if resume and (folder / "data.json").read_text(encoding="utf-8") != text:
-        raise DataError(f"the data differ from those of the run in {folder} (data.json); resume with the same")
-    write_bytes(folder / "recipe.yaml", recipe.to_yaml().encode())
-    write_bytes(folder / "data.json", text.encode())
+def _found_before(folder: Path) -> float:
+    """The learning rate that a run to resume was begun with."""
+    return load_recipe(str(folder / CONFIG)).optimizer.lr
 
 
-def _weights_of(bundle: Bundle, recipe: Recipe) -> dict[str, Tensor]:
-    if bundle.manifest.architecture.name != recipe.model.name or bundle.manifest.classes != recipe.classes:
-        raise RecipeError(f"{bundle.path} is of another network or other classes than the recipe; start needs the same")
-    return bundle.network().state_dict()
-
-
-def _initialisation(recipe: Recipe) -> str:
-    if recipe.start is not None:
-        start = Bundle.load(recipe.start)
-        return f"the bundle {start.name}, itself from {start.manifest.training_data.initialisation}"
-    if (pretrained := recipe.model.arguments.get("pretrained")) is None:
-        return "random weights"
-    return f"the pretrained weights {Path(pretrained).name}" + f" ({recipe.model.origin})" * bool(recipe.model.origin)
-
-
-def _spread(images: cache.CachedImages, count: int) -> NDArray[np.float32]:
-    """A few images from all over the set, normalised, (N, 3, S, S)."""
-    chosen = np.unique(np.linspace(0, len(images) - 1, count).astype(int))
-    pixels = images.images[chosen].astype(np.float32).transpose(0, 3, 1, 2) / 255
-    normalised: NDArray[np.float32] = (pixels - np.float32(MEAN)) / np.float32(STD)
-    return normalised
-
-
-def _now_and_then(report: Callable[[str], None], seconds: float = 10) -> Callable[[int, int], None]:
-    """Report progress at most every ``seconds``."""
-    last = time.monotonic()
-
-    def progress(done: int, count: int) -> None:
-        nonlocal last
-        if time.monotonic() - last > seconds:
-            last = time.monotonic()
-            report(f"resizing images: {done} of {count}")
-
-    return progress
+def _check_same(folder: Path, recipe: Recipe, data: RunData) -> None:
+    if (folder / CONFIG).read_text(encoding="utf-8") != recipe.to_yaml():
+        raise RecipeError(f"the settings differ from those of the run in {folder} ({CONFIG}); resume with the same")
+    if json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["data"] != data.description.model_dump(mode="json"):
+        raise DataError(f"the data differ from those of the run in {folder} ({MANIFEST}); resume with the same")

@@ -1,0 +1,130 @@
+"""The bundle that a run leaves, and the one it may begin with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from dermseg._version import __version__
+from dermseg.bundle import Architecture, Bundle, Manifest, Normalisation, TrainingData
+from dermseg.data import catalog
+from dermseg.data.cache import PADDING, CachedImages
+from dermseg.errors import RecipeError
+from dermseg.export import export
+from dermseg.models import build
+from dermseg.training.config import Recipe
+from dermseg.training.normalisation import NORMALISATIONS
+
+PARITY_IMAGES = 8
+OWN_LICENCE = "Apache-2.0"
+
+
+def make_bundle(folder: Path, recipe: Recipe, data: TrainingData, images: CachedImages) -> Bundle:
+    """Make ``folder / "bundle"`` of the run's best checkpoint; ``images`` check that its two networks agree."""
+    best = torch.load(folder / "checkpoints" / "best.ckpt", map_location="cpu", weights_only=True)
+    network = network_of(recipe)
+    network.load_state_dict({name.removeprefix("model."): value for name, value in best["state_dict"].items()})
+    chosen = np.unique(np.linspace(0, len(images) - 1, PARITY_IMAGES).astype(int))
+    licences = [*data.licences.values(), *([Bundle.load(recipe.start).manifest.licence] if recipe.start else [])]
+    return bundle_of(
+        network,
+        recipe,
+        folder / "bundle",
+        name=recipe.name,
+        data=data,
+        thresholds=best["thresholds"],
+        licence=licence_of_weights(licences),
+        pixels=images.images[chosen],
+    )
+
+
+def network_of(recipe: Recipe) -> nn.Module:
+    """The recipe's network with random weights."""
+    return build(recipe.model.name, classes=len(recipe.classes), **_arguments(recipe))
+
+
+def bundle_of(
+    network: nn.Module,
+    recipe: Recipe,
+    folder: Path,
+    *,
+    name: str,
+    data: TrainingData,
+    thresholds: dict[str, float],
+    licence: str,
+    pixels: NDArray[np.uint8],
+) -> Bundle:
+    """Make a bundle of a network of the recipe; ``pixels`` (N, S, S, 3) check that its two networks agree."""
+    mean, std = NORMALISATIONS[recipe.normalisation]
+    manifest = Manifest(
+        name=name,
+        description=recipe.description,
+        architecture=Architecture(
+            name=recipe.model.name,
+            arguments=_arguments(recipe),
+            parameters=sum(parameter.numel() for parameter in network.parameters()),
+        ),
+        classes=recipe.classes,
+        input_size=recipe.input_size,
+        normalisation=Normalisation(mean=mean, std=std, padding=PADDING),
+        thresholds=thresholds,
+        training_data=data,
+        licence=licence,
+        versions={"dermseg": __version__} | {name: version(name) for name in ("torch", "lightning", "onnx")},
+    )
+    normalised = (pixels.astype(np.float32) / 255 - np.array(mean, np.float32)) / np.array(std, np.float32)
+    return export(folder, network.eval(), manifest, normalised.transpose(0, 3, 1, 2))
+
+
+def begin_with(network: nn.Module, bundle: Bundle, recipe: Recipe) -> None:
+    """Give ``network``, of ``recipe``, the weights of ``bundle``; heads for other classes keep their own.
+
+    Raises:
+        RecipeError: If the bundle is of another network.
+    """
+    architecture, own = bundle.manifest.architecture, network.state_dict()
+    weights = bundle.network().state_dict() if architecture.name == recipe.model.name else {}
+    if bundle.manifest.classes != recipe.classes:
+        weights = {name: own[name] if _is_head(name) else value for name, value in weights.items()}
+    if {name: value.shape for name, value in weights.items()} != {name: value.shape for name, value in own.items()}:
+        raise RecipeError(
+            f"{bundle.path} is of another network ({architecture.name} {architecture.arguments}) than the recipe "
+            f"({recipe.model.name} {_arguments(recipe)}); a run can begin with the weights of the same one"
+        )
+    network.load_state_dict(weights)
+
+
+def _is_head(name: str) -> bool:
+    # Mask2Former's queries are its classes.
+    return name.split(".")[0] in ("head", "auxiliary") or "queries" in name
+
+
+def initialisation_of(recipe: Recipe) -> str:
+    """What the network begins with, in words."""
+    if recipe.start is not None:
+        start = Bundle.load(recipe.start)
+        return f"the bundle {start.name}, itself from {start.manifest.training_data.initialisation}"
+    pretrained = recipe.model.arguments.get("pretrained")
+    if pretrained is None or pretrained is False:
+        return "random weights"
+    name = "of the model hub" if pretrained is True else Path(pretrained).name
+    return f"the pretrained weights {name}" + f" ({recipe.model.origin})" * bool(recipe.model.origin)
+
+
+def licence_of_weights(licences: Iterable[str]) -> str:
+    """The licence of weights made from data and weights under ``licences``: what the strictest still allows."""
+    strict = set(licences) - {catalog.CC0, OWN_LICENCE}
+    if not strict:
+        return OWN_LICENCE
+    return catalog.CC_BY_NC if strict == {catalog.CC_BY_NC} else f"as its training data: {', '.join(sorted(strict))}"
+
+
+def _arguments(recipe: Recipe) -> dict[str, Any]:
+    return {name: value for name, value in recipe.model.arguments.items() if name != "pretrained"}

@@ -1,0 +1,102 @@
+"""From a folder of data sets to the cached images that a recipe trains on."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from dermseg.bundle import TrainingData
+from dermseg.data import cache, catalog, splits
+from dermseg.data.cache import CachedImages
+from dermseg.errors import DataError
+from dermseg.training.bundling import initialisation_of
+from dermseg.training.config import Recipe
+from dermseg.training.datamodule import TuneSet
+
+
+@dataclass(frozen=True)
+class RunData:
+    """What a run is trained and tuned on.
+
+    Attributes:
+        train: The training images.
+        tune: The images that choose checkpoint and thresholds.
+        sources: Names of the data sets on ``tune``, by the indices of ``tune.source_of``.
+        description: What the bundle says of it.
+    """
+
+    train: CachedImages
+    tune: TuneSet
+    sources: tuple[str, ...]
+    description: TrainingData
+
+
+def prepare(
+    recipe: Recipe,
+    data: str | Path,
+    *,
+    at_most: int | None = None,
+    cache_folder: Path | None = None,
+    report: Callable[[str], None] = print,
+) -> RunData:
+    """Find the images of each side and fit them into the recipe's size, once.
+
+    Args:
+        recipe: The settings.
+        data: A folder of data sets in their official layouts.
+        at_most: Use only about so many images a side, from all over it.
+        cache_folder: Where resized images are kept; ``dermseg.data.cache.default_folder()`` if None.
+        report: Takes a line now and then.
+
+    Raises:
+        DataError: If the data sets cannot be read, or a split is empty.
+    """
+    samples = catalog.with_masks(catalog.read(data, recipe.data.sources), recipe.classes)
+    table = splits.read(recipe.data.splits or splits.default_for(recipe.classes))
+    train, tune = (splits.select(samples, side, table) for side in ("train", "tune"))
+    # An image that several data sets share is scored once, by the first one's mask.
+    tune = list({sample.id: sample for sample in reversed(tune)}.values())[::-1]
+    for side, found in (("train", train), ("tune", tune)):
+        if not found:
+            raise DataError(
+                f"{data} has no image with masks of {', '.join(recipe.classes)} in the split {side!r}; "
+                "training needs some"
+            )
+    if at_most is not None:
+        train, tune = (found[:: -(-len(found) // at_most)] for found in (train, tune))
+    train_images, tune_images = (
+        cache.load(found, recipe.classes, recipe.input_size, folder=cache_folder, progress=_now_and_then(report))
+        for found in (train, tune)
+    )
+    sources = tuple(sorted({sample.source for sample in tune}))
+    return RunData(
+        train=train_images,
+        tune=TuneSet(tune_images, np.array([sources.index(sample.source) for sample in tune], np.int64)),
+        sources=sources,
+        description=TrainingData(
+            sources=dict(Counter(sample.source for sample in train)),
+            licences={sample.source: sample.licence for sample in train},
+            split="train",
+            initialisation=initialisation_of(recipe),
+            content_hash=hashlib.sha256((train_images.content_hash + tune_images.content_hash).encode()).hexdigest(),
+        ),
+    )
+
+
+def _now_and_then(report: Callable[[str], None], seconds: float = 10) -> Callable[[int, int], None]:
+    """Report progress at most every ``seconds``."""
+    last = time.monotonic()
+
+    def progress(done: int, count: int) -> None:
+        nonlocal last
+        if time.monotonic() - last > seconds:
+            last = time.monotonic()
+            report(f"resizing images: {done} of {count}")
+
+    return progress

@@ -1,0 +1,106 @@
+"""Scores on tune: every threshold counted at once must equal counting at each."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from dermseg.metrics import Confusion
+from dermseg.training.scoring import BINS, HIGHEST, LOWEST, TuneScorer
+
+THRESHOLDS = [k / BINS for k in range(LOWEST, HIGHEST + 1)]
+
+
+def batch(seed: int, count: int, classes: int, size: int = 9) -> tuple[Tensor, Tensor]:
+    """Probabilities that know something of the truth, and truths of which some are empty."""
+    generator = torch.Generator().manual_seed(seed)
+    truth = torch.rand(count, classes, size, size, generator=generator) < 0.3
+    truth &= torch.rand(count, classes, 1, 1, generator=generator) < 0.7
+    probability = 0.6 * torch.rand(count, classes, size, size, generator=generator) + 0.4 * truth
+    return probability, truth
+
+
+def per_image(probability: Tensor, truth: Tensor, threshold: float) -> list[list[dict[str, float]]]:
+    """The official metrics of each image and class."""
+    return [
+        [
+            Confusion.of(np.asarray(p > threshold), np.asarray(t)).scores()
+            for p, t in zip(probability[i], truth[i], strict=True)
+        ]
+        for i in range(len(truth))
+    ]
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 10**6), sizes=st.lists(st.integers(1, 4), min_size=1, max_size=3))
+@pytest.mark.parametrize("monitor", ["jaccard", "dice", "thresholded_jaccard"])
+def test_the_best_mean_over_data_sets_is_found(monitor: str, seed: int, sizes: list[int]) -> None:
+    scorer = TuneScorer(("lesion",), ("one", "two"), monitor)
+    batches = [batch(seed + i, size, 1) for i, size in enumerate(sizes)]
+    sources = [torch.arange(size) % 2 for size in sizes]
+    for (probability, truth), source in zip(batches, sources, strict=True):
+        scorer.update(probability, truth, source)
+    scores = scorer.compute()
+    source = torch.cat(sources).numpy()
+    means = {}
+    for threshold in THRESHOLDS:
+        values = np.array([row[0][monitor] for p, t in batches for row in per_image(p, t, threshold)])
+        means[threshold] = np.mean([values[source == index].mean() for index in np.unique(source)])
+    assert scores.values[monitor] == pytest.approx(max(means.values()), abs=1e-9)
+    assert means[scores.thresholds["lesion"]] == pytest.approx(max(means.values()), abs=1e-9)
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 10**6))
+def test_the_thresholds_give_the_highest_micro_jaccard_of_all_that_find_something(seed: int) -> None:
+    scorer = TuneScorer(("a", "b"), ("one",), "micro_jaccard")
+    probability, truth = batch(seed, 5, 2, size=5)
+    scorer.update(probability[:2], truth[:2], torch.zeros(2, dtype=torch.long))
+    scorer.update(probability[2:], truth[2:], torch.zeros(3, dtype=torch.long))
+    scores = scorer.compute()
+
+    def pooled(index: int, threshold: float) -> tuple[int, int]:
+        prediction = probability[:, index] > threshold
+        return int((prediction & truth[:, index]).sum()), int((prediction | truth[:, index]).sum())
+
+    def ratio(hits: int, union: int) -> float:
+        return hits / union if union else 1.0
+
+    tried = []
+    for index in range(2):
+        sums = {pooled(index, threshold) for threshold in THRESHOLDS}
+        tried.append([s for s in sums if s[0]] or list(sums))
+    best = max(ratio(a[0] + b[0], a[1] + b[1]) for a in tried[0] for b in tried[1])
+    assert scores.values["micro_jaccard"] == pytest.approx(best)
+    chosen = [pooled(index, scores.thresholds[name]) for index, name in enumerate("ab")]
+    assert ratio(chosen[0][0] + chosen[1][0], chosen[0][1] + chosen[1][1]) == pytest.approx(best)
+    for name, sums_of_class in zip("ab", chosen, strict=True):
+        assert scores.values[f"micro_jaccard_{name}"] == pytest.approx(ratio(*sums_of_class))
+
+
+def test_a_probability_on_a_threshold_is_not_above_it() -> None:
+    scorer = TuneScorer(("lesion",), ("one",), "jaccard")
+    probability = torch.tensor([[[[0.5, 0.51], [0.0, 1.0]]]], dtype=torch.float64)
+    truth = torch.tensor([[[[False, True], [False, True]]]])
+    scorer.update(probability, truth, torch.zeros(1, dtype=torch.long))
+    scores = scorer.compute()
+    assert scores.values["jaccard"] == 1
+    assert scores.thresholds["lesion"] == 0.5
+
+
+def test_nothing_to_find_and_nothing_found_is_right() -> None:
+    scorer = TuneScorer(("lesion",), ("one",), "jaccard")
+    scorer.update(torch.zeros(2, 1, 4, 4), torch.zeros(2, 1, 4, 4, dtype=torch.bool), torch.zeros(2, dtype=torch.long))
+    assert scorer.compute().values["jaccard"] == 1
+
+
+def test_scores_of_one_epoch_do_not_leak_into_the_next() -> None:
+    scorer = TuneScorer(("lesion",), ("one",), "jaccard")
+    truth = torch.ones(1, 1, 4, 4, dtype=torch.bool)
+    for probability, expected in ((0.0, 0.0), (1.0, 1.0)):
+        scorer.update(torch.full((1, 1, 4, 4), probability), truth, torch.zeros(1, dtype=torch.long))
+        assert scorer.compute().values["jaccard"] == expected
