@@ -126,10 +126,11 @@ def train(
     - `dermseg train unet --data DATA --resume`
     - `dermseg train mine.yaml --data DATA --init runs/mine/bundle --freeze encoder --debug`
     """
+    from dermseg.training.config import AugmentationConfig
     from dermseg.training.recipes import load_recipe
 
     values = {
-        "start": _bundle(init),
+        "start": init,
         "freeze": freeze or None,
         "epochs": epochs,
         "batch_size": batch_size,
@@ -143,6 +144,8 @@ def train(
     }
     given = [f"{key}={json.dumps(value)}" for key, value in values.items() if value is not None]
     chosen = load_recipe(recipe, [*given, *(settings or [])])
+    if augment and chosen.augmentation == AugmentationConfig.model_validate("none"):
+        chosen = load_recipe(recipe, [*given, *(settings or []), "augmentation=standard"])
     run = dermseg.train  # says which extra is missing, before anything is looked for
     if output is None and nodes > 1:
         raise InputError("--nodes needs --output, a folder that every machine sees under the same path")
@@ -160,16 +163,10 @@ def train(
         report=lambda line: typer.echo(line, err=True),
         progress_bar=sys.stderr.isatty(),
     )
-    if os.environ.get("LOCAL_RANK", "0") != "0":
+    if os.environ.get("LOCAL_RANK", "0") != "0" or os.environ.get("NODE_RANK", "0") != "0":
         return  # one of several processes that run this command; the first one tells
     typer.echo(bundle.path)
     typer.echo(f"next: dermseg evaluate --bundle {bundle.path} --data {data} --split test", err=True)
-
-
-def _bundle(name_or_path: str | None) -> str | None:
-    from dermseg.bundle import Bundle
-
-    return None if name_or_path is None else str(Bundle.load(name_or_path).path)
 
 
 def _new_run(recipe: Recipe, devices: int) -> Path:

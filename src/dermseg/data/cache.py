@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dermseg.data.catalog import Sample
-from dermseg.errors import DataError
+from dermseg.errors import DataError, InputError
 from dermseg.imaging import Geometry, open_image, read_mask
 
 FORMAT = 1
@@ -76,7 +76,7 @@ def load(
         raise DataError("there is no image with a mask to train on; check the data folder, its sources and the split")
     files = [path for sample in samples for path in (sample.image, *(sample.masks[name] for name in classes))]
     with ThreadPoolExecutor() as pool:
-        digests = list(pool.map(lambda path: hashlib.sha256(path.read_bytes()).digest(), files))
+        digests = list(pool.map(_digest, files))
     content = hashlib.sha256(b"".join(digests)).hexdigest()
     key = hashlib.sha256(f"{FORMAT} {size} {content}".encode()).hexdigest()[:32]
     home = (folder or default_folder()) / key
@@ -87,6 +87,13 @@ def load(
     )
 
 
+def _digest(path: Path) -> bytes:
+    try:
+        return hashlib.sha256(path.read_bytes()).digest()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror})") from error
+
+
 def _build(
     home: Path,
     samples: Sequence[Sample],
@@ -94,8 +101,13 @@ def _build(
     size: int,
     progress: Callable[[int, int], None] | None,
 ) -> None:
-    home.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f"{home.name}.", dir=home.parent))
+    try:
+        home.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f"{home.name}.", dir=home.parent))
+    except OSError as error:
+        raise InputError(
+            f"{home.parent} cannot be written ({error.strerror}); set DERMSEG_CACHE to a folder that can"
+        ) from error
     try:
         count = len(samples)
         images = np.lib.format.open_memmap(scratch / "images.npy", "w+", np.uint8, (count, size, size, 3))

@@ -8,6 +8,7 @@ What may begin from pretrained weights is its submodule ``encoder``, or what its
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -58,3 +59,8 @@ def build(name: str, *, classes: int, initialisation: str = "none", **arguments:
     pretrained = getattr(network, "PRETRAINED", ("encoder",)) if arguments.get("pretrained") else ()
     initialise(network, initialisation, skip=pretrained)
     return network
+
+
+def hub_id(name: str) -> str:
+    """The name, on the hub, of the weights that ``pretrained: true`` gives a model."""
+    return str(getattr(sys.modules[MODELS[name].__module__], "HUB_ID", "of no hub"))

@@ -14,16 +14,17 @@ from torch import nn
 
 from dermseg._version import __version__
 from dermseg.bundle import Architecture, Bundle, Manifest, Normalisation, TrainingData
-from dermseg.data import catalog
+from dermseg.data import catalog, splits
 from dermseg.data.cache import PADDING, CachedImages
 from dermseg.errors import RecipeError
 from dermseg.export import export
-from dermseg.models import build
+from dermseg.models import build, hub_id
 from dermseg.training.config import Recipe
 from dermseg.training.normalisation import NORMALISATIONS
 
 PARITY_IMAGES = 8
 OWN_LICENCE = "Apache-2.0"
+SEVERAL = "as its training data: "
 
 
 def make_bundle(folder: Path, recipe: Recipe, data: TrainingData, images: CachedImages) -> Bundle:
@@ -32,7 +33,6 @@ def make_bundle(folder: Path, recipe: Recipe, data: TrainingData, images: Cached
     network = network_of(recipe)
     network.load_state_dict({name.removeprefix("model."): value for name, value in best["state_dict"].items()})
     chosen = np.unique(np.linspace(0, len(images) - 1, PARITY_IMAGES).astype(int))
-    licences = [*data.licences.values(), *([Bundle.load(recipe.start).manifest.licence] if recipe.start else [])]
     return bundle_of(
         network,
         recipe,
@@ -40,7 +40,7 @@ def make_bundle(folder: Path, recipe: Recipe, data: TrainingData, images: Cached
         name=recipe.name,
         data=data,
         thresholds=best["thresholds"],
-        licence=licence_of_weights(licences),
+        licence=licence_of_weights(data.licences.values()),
         pixels=images.images[chosen],
     )
 
@@ -79,20 +79,25 @@ def bundle_of(
         licence=licence,
         versions={"dermseg": __version__} | {name: version(name) for name in ("torch", "lightning", "onnx")},
     )
-    normalised = (pixels.astype(np.float32) / 255 - np.array(mean, np.float32)) / np.array(std, np.float32)
-    return export(folder, network.eval(), manifest, normalised.transpose(0, 3, 1, 2))
+    normalised = (pixels / np.float32(255) - np.array(mean, np.float32)) / np.array(std, np.float32)
+    images = normalised.transpose(0, 3, 1, 2).astype(np.float32)
+    return export(folder, network.eval(), manifest, images)
 
 
 def begin_with(network: nn.Module, bundle: Bundle, recipe: Recipe) -> None:
     """Give ``network``, of ``recipe``, the weights of ``bundle``; heads for other classes keep their own.
 
     Raises:
-        RecipeError: If the bundle is of another network.
+        RecipeError: If the bundle is of another network, or was trained on what the recipe tests on.
     """
+    if splits.default_for(bundle.manifest.classes) != splits.default_for(recipe.classes) == splits.DEFAULT:
+        raise RecipeError(
+            f"{bundle.path} was trained on images that are 'test' for {', '.join(recipe.classes)}; begin with another"
+        )
     architecture, own = bundle.manifest.architecture, network.state_dict()
     weights = bundle.network().state_dict() if architecture.name == recipe.model.name else {}
     if bundle.manifest.classes != recipe.classes:
-        weights = {name: own[name] if _is_head(name) else value for name, value in weights.items()}
+        weights = {name: own.get(name, value) if _is_head(name) else value for name, value in weights.items()}
     if {name: value.shape for name, value in weights.items()} != {name: value.shape for name, value in own.items()}:
         raise RecipeError(
             f"{bundle.path} is of another network ({architecture.name} {architecture.arguments}) than the recipe "
@@ -114,16 +119,18 @@ def initialisation_of(recipe: Recipe) -> str:
     pretrained = recipe.model.arguments.get("pretrained")
     if pretrained is None or pretrained is False:
         return "random weights"
-    name = "of the model hub" if pretrained is True else Path(pretrained).name
+    name = hub_id(recipe.model.name) if pretrained is True else Path(pretrained).name
     return f"the pretrained weights {name}" + f" ({recipe.model.origin})" * bool(recipe.model.origin)
 
 
 def licence_of_weights(licences: Iterable[str]) -> str:
     """The licence of weights made from data and weights under ``licences``: what the strictest still allows."""
-    strict = set(licences) - {catalog.CC0, OWN_LICENCE}
+    # That of weights may itself be such a list.
+    single = {part for licence in licences for part in licence.removeprefix(SEVERAL).split(", ")}
+    strict = single - {catalog.CC0, OWN_LICENCE}
     if not strict:
         return OWN_LICENCE
-    return catalog.CC_BY_NC if strict == {catalog.CC_BY_NC} else f"as its training data: {', '.join(sorted(strict))}"
+    return catalog.CC_BY_NC if strict == {catalog.CC_BY_NC} else SEVERAL + ", ".join(sorted(strict))
 
 
 def _arguments(recipe: Recipe) -> dict[str, Any]:

@@ -188,7 +188,7 @@ class Recipe(_Strict):
     name: str
     description: str
     model: ModelConfig
-    start: Path | None = Field(None, description="a bundle of the same network, to begin with its weights")
+    start: str | None = Field(None, description="a bundle of the same network, to begin with its weights")
     freeze: tuple[str, ...] = Field((), description="parts of the network that keep their weights, such as encoder")
     classes: tuple[str, ...] = Field(("lesion",), min_length=1)
     input_size: int = Field(192, ge=32, le=2048)

@@ -51,6 +51,7 @@ class SegmentationTraining(lightning.LightningModule):
         self._loss_of_logits = weighted_sum(recipe.loss)
         self._loss = deep_supervised(self._loss_of_logits, recipe.deep_supervision)
         self._scorer = TuneScorer(recipe.classes, sources, recipe.monitor)
+        self.train()  # Lightning keeps the modes it finds, and pretrained parts come in that of evaluation
 
     def train(self, mode: bool = True) -> SegmentationTraining:
         """Set the mode; frozen parts stay as in evaluation, so that their normalisation keeps its statistics."""

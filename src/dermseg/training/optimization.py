@@ -37,8 +37,8 @@ def make_optimizer(network: nn.Module, settings: OptimizerConfig) -> Optimizer:
             (encoder if name.startswith("encoder.") else rest).append(parameter)
     if not encoder and not rest:
         raise RecipeError("the recipe freezes the whole network, which leaves nothing to train; shorten freeze")
-    rates = ((encoder, settings.lr * settings.encoder_lr), (rest, settings.lr))
-    groups = [{"params": parameters, "lr": lr} for parameters, lr in rates if parameters]
+    parts = (("encoder", encoder, settings.lr * settings.encoder_lr), ("rest", rest, settings.lr))
+    groups = [{"params": parameters, "lr": lr, "name": name} for name, parameters, lr in parts if parameters]
     lr, decay, momentum = settings.lr, settings.weight_decay, settings.momentum
     match settings.name:
         case "adam":

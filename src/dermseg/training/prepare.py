@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dermseg.bundle import TrainingData
+from dermseg.bundle import Bundle, TrainingData
 from dermseg.data import cache, catalog, splits
 from dermseg.data.cache import CachedImages
 from dermseg.errors import DataError
@@ -75,13 +75,14 @@ def prepare(
         for found in (train, tune)
     )
     sources = tuple(sorted({sample.source for sample in tune}))
+    start = {} if recipe.start is None else {"weights it began with": Bundle.load(recipe.start).manifest.licence}
     return RunData(
         train=train_images,
         tune=TuneSet(tune_images, np.array([sources.index(sample.source) for sample in tune], np.int64)),
         sources=sources,
         description=TrainingData(
             sources=dict(Counter(sample.source for sample in train)),
-            licences={sample.source: sample.licence for sample in train},
+            licences={sample.source: sample.licence for sample in (*train, *tune)} | start,
             split="train",
             initialisation=initialisation_of(recipe),
             content_hash=hashlib.sha256((train_images.content_hash + tune_images.content_hash).encode()).hexdigest(),

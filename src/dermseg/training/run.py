@@ -13,10 +13,13 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import pickle
 import signal
+import tempfile
 import warnings
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -41,15 +44,16 @@ from dermseg.training.pictures import Pictures
 from dermseg.training.prepare import RunData, prepare
 from dermseg.training.progress import EpochLines, LiveProgress
 from dermseg.training.recipes import load_recipe
-from dermseg.training.tracking import open_tracker
+from dermseg.training.tracking import flattened, open_tracker
 
-FINDER_STEPS = 50
+FINDER_STEPS, FINDER_HIGHEST = 50, 0.1
 DEBUG_EPOCHS, DEBUG_IMAGES, DEBUG_BATCH = 2, 16, 4
 CONFIG, MANIFEST = "config.yaml", "manifest.json"
 EXPECTED_WARNINGS = (
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # Lightning's own use of torch
     "Checkpoint directory .* exists and is not empty",  # that of a resumed run
     "The '.*_dataloader' does not have many workers",  # a memory map needs none
+    r"Found \d+ module\(s\) in eval mode",  # frozen parts
     "GPU available but not used",  # as the user asked
     "`torch.jit.script_method` is deprecated",  # the compiler's own use of torch
 )
@@ -80,7 +84,8 @@ def train(
         resume: Go on from the run's last checkpoint, with the same result as an uninterrupted run.
         device: Where to train.
         devices: GPUs, or processes on a CPU, on each node; ``recipe.batch_size`` is that of all of them together.
-        nodes: Machines that train together.
+        nodes: Machines that train together; the same command runs on each, with ``NODE_RANK``, ``MASTER_ADDR`` and
+            ``MASTER_PORT`` set and one ``output`` that all of them see.
         debug: Two epochs of a few images, to see that everything works.
         find_lr: Look for a learning rate first, and train with it instead of the recipe's.
         tracking: Where MLflow keeps the run: a tracking URI, ``auto`` for a database beside the run's folder where
@@ -96,14 +101,13 @@ def train(
         DataError: If the data sets cannot be read, a split is empty, or they differ from those of the resumed run.
     """
     folder = Path(output)
-    main = getattr(rank_zero_only, "rank", 0) == 0  # else a process that the main one started
+    # Else a process that the main one started, or one on another machine.
+    main = getattr(rank_zero_only, "rank", 0) == 0 and os.environ.get("NODE_RANK", "0") == "0"
     if not main:
         report, progress_bar = _say_nothing, False
     if debug:
-        small = {"epochs": DEBUG_EPOCHS, "batch_size": min(recipe.batch_size, DEBUG_BATCH)}
-        recipe = recipe.model_copy(update=small)
-    if recipe.batch_size % (devices * nodes):
-        raise RecipeError(f"batch_size is {recipe.batch_size}; expected a multiple of {devices * nodes}, the devices")
+        recipe = _short(recipe, devices * nodes)
+    _check_devices(recipe, device, devices, nodes, find_lr)
     if main:
         _check_folder(folder, resume)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
@@ -133,35 +137,37 @@ def train(
             report(f"learning rate {rate:.2g}")
         # A name in the recipe that does not exist is noticed here, before anything is written.
         module, datamodule = _module(recipe, run_data), _batches(recipe, run_data)
+        manifest = Manifest(folder / MANIFEST, data=run_data.description.model_dump(mode="json"), seed=recipe.seed)
         tracker = None
+        if resume:
+            _check_same(folder, recipe, run_data)
+            if json.loads(_read(folder / MANIFEST)).get("status") == "finished":
+                report(f"the run in {folder} is finished")
+                return Bundle.load(folder / "bundle")
         if main:
-            if resume:
-                _check_same(folder, recipe, run_data)
             tracker = open_tracker(tracking, folder, recipe, run_data.description.content_hash, report)
             make_folder(folder)
             write_bytes(folder / CONFIG, recipe.to_yaml().encode())
-        manifest = Manifest(folder / MANIFEST, data=run_data.description.model_dump(mode="json"), seed=recipe.seed)
-        trainer = lightning.Trainer(
-            **arguments,
-            devices=devices,
-            num_nodes=nodes,
-            strategy="ddp" if devices * nodes > 1 else "auto",
-            use_distributed_sampler=False,
-            max_epochs=recipe.epochs,
-            gradient_clip_val=recipe.optimizer.clip,
-            callbacks=[
-                *_weights(folder, recipe),
-                EpochLines(report),
-                Journal(folder, manifest),
-                Pictures(folder, run_data.train, run_data.tune.images),
-                *([tracker] if tracker else []),
-                *([LiveProgress()] if progress_bar else []),
-            ],
-        )
-        # A run that was stopped in its first epoch begins again.
-        last = folder / "checkpoints" / "last.ckpt"
         with tracker or nullcontext(), manifest:
-            _fit(trainer, module, datamodule, last if resume and last.is_file() else None)
+            trainer = lightning.Trainer(
+                **arguments,
+                devices=devices,
+                num_nodes=nodes,
+                strategy="ddp" if devices * nodes > 1 else "auto",
+                use_distributed_sampler=False,
+                max_epochs=recipe.epochs,
+                gradient_clip_val=recipe.optimizer.clip,
+                callbacks=[
+                    *_weights(folder, recipe),
+                    *([LiveProgress()] if progress_bar else []),  # steps aside for the lines
+                    EpochLines(report),
+                    Journal(folder, manifest),
+                    Pictures(folder, run_data.train, run_data.tune.images),
+                    *([tracker] if tracker else []),
+                ],
+            )
+            with _one_sentence(recipe):
+                trainer.fit(module, datamodule, ckpt_path=_last(folder) if resume else None, weights_only=True)
             if main:
                 bundle = make_bundle(folder, recipe, run_data.description, run_data.train)
                 report(f"bundle: {bundle.path}")
@@ -214,16 +220,15 @@ def _weights(folder: Path, recipe: Recipe) -> list[Callback]:
         _Checkpoint(checkpoints, filename="last", enable_version_counter=False),
     ]
     if recipe.early_stopping is not None:
-        callbacks.append(EarlyStopping(score, patience=recipe.early_stopping, mode="max"))
+        callbacks.append(_EarlyStopping(score, patience=recipe.early_stopping, mode="max"))
     return callbacks
 
 
-def _fit(
-    trainer: lightning.Trainer, module: SegmentationTraining, datamodule: CachedData, checkpoint: Path | None
-) -> None:
-    recipe = module.recipe
+@contextmanager
+def _one_sentence(recipe: Recipe) -> Iterator[None]:
+    """Turns what Lightning and torch say of an interrupt, and of memory, into an exception that can be told."""
     try:
-        trainer.fit(module, datamodule, ckpt_path=checkpoint, weights_only=True)
+        yield
     except SystemExit as error:  # Lightning's answer to Ctrl-C, which it then ignores
         signal.signal(signal.SIGINT, signal.default_int_handler)
         raise KeyboardInterrupt from error
@@ -240,19 +245,31 @@ def _fit(
 def _find_rate(recipe: Recipe, data: RunData, arguments: dict[str, Any]) -> float:
     """A learning rate at which the loss falls fastest (Smith, WACV 2017), by Lightning's finder."""
     datamodule = _batches(recipe, data)
-    trainer = lightning.Trainer(
-        **arguments,
-        devices=1,
-        max_epochs=1 + FINDER_STEPS // len(datamodule.train_dataloader()),
-        limit_val_batches=0,
-        enable_checkpointing=False,
-    )
     module = _module(recipe, data)
-    found = Tuner(trainer).lr_find(module, datamodule, attr_name="learning_rate", num_training=FINDER_STEPS)
+    with tempfile.TemporaryDirectory() as scratch, _one_sentence(recipe):
+        trainer = lightning.Trainer(
+            **arguments,
+            devices=1,
+            max_epochs=1 + FINDER_STEPS // len(datamodule.train_dataloader()),
+            limit_val_batches=0,
+            enable_checkpointing=False,
+            default_root_dir=scratch,  # where it keeps the weights it began with
+        )
+        found = Tuner(trainer).lr_find(
+            module, datamodule, attr_name="learning_rate", num_training=FINDER_STEPS, max_lr=FINDER_HIGHEST
+        )
     rate = None if found is None else found.suggestion()
     if rate is None:
         raise RecipeError("no learning rate was found at which the loss falls; give one as optimizer.lr")
     return float(f"{rate:.2g}")
+
+
+class _EarlyStopping(EarlyStopping):
+    """Stops a resumed run at once if it had stopped already."""
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        trainer.should_stop = trainer.should_stop or self.wait_count >= self.patience
 
 
 class _Checkpoint(ModelCheckpoint):
@@ -266,6 +283,27 @@ def _say_nothing(line: str) -> None:
     """What a process that the main one started reports."""
 
 
+def _short(recipe: Recipe, devices: int) -> Recipe:
+    """The recipe with two epochs of a few images."""
+    return recipe.model_copy(
+        update={
+            "epochs": DEBUG_EPOCHS,
+            "batch_size": devices * max(1, min(recipe.batch_size, DEBUG_BATCH) // devices),
+            "schedule": recipe.schedule.model_copy(update={"warmup": min(recipe.schedule.warmup, 0.5), "t_max": None}),
+            "data": recipe.data.model_copy(update={"images_per_epoch": None}),
+        }
+    )
+
+
+def _check_devices(recipe: Recipe, device: str, devices: int, nodes: int, find_lr: bool) -> None:
+    if device == "cuda" and torch.cuda.device_count() < devices:
+        raise InputError(f"{devices} GPUs are asked for, torch finds {torch.cuda.device_count()}; give --device cpu")
+    if recipe.batch_size % (devices * nodes):
+        raise RecipeError(f"batch_size is {recipe.batch_size}; expected a multiple of {devices * nodes}, the devices")
+    if find_lr and devices * nodes > 1:
+        raise InputError("a learning rate is looked for on one device; look for it first, then set optimizer.lr")
+
+
 def _check_folder(folder: Path, resume: bool) -> None:
     if not resume and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder} is in use; give a new folder, or --resume to go on with the run in it")
@@ -273,13 +311,49 @@ def _check_folder(folder: Path, resume: bool) -> None:
         raise InputError(f"{folder} holds no run to resume: {CONFIG} or {MANIFEST} is missing")
 
 
+def _check_same(folder: Path, recipe: Recipe, data: RunData) -> None:
+    before, now = (flattened(r.model_dump(mode="json")) for r in (load_recipe(str(folder / CONFIG)), recipe))
+    for name in sorted(before.keys() | now.keys()):
+        if before.get(name) != now.get(name):
+            raise RecipeError(
+                f"{name} is {now.get(name)}, but the run in {folder} was begun with {before.get(name)}; "
+                "resume with the same settings"
+            )
+    if json.loads(_read(folder / MANIFEST)).get("data") != data.description.model_dump(mode="json"):
+        raise DataError(f"the data differ from those of the run in {folder} ({MANIFEST}); resume with the same")
+
+
+def _read(file: Path) -> str:
+    """The text of a JSON object.
+
+    Raises:
+        InputError: If it is none.
+    """
+    try:
+        text = file.read_text(encoding="utf-8")
+        if isinstance(json.loads(text), dict):
+            return text
+    except (OSError, ValueError):
+        pass
+    raise InputError(f"{file} cannot be read, so the run cannot be resumed; begin a new one")
+
+
+def _last(folder: Path) -> Path | None:
+    """The checkpoint to go on from; none in a run that was stopped in its first epoch and begins again.
+
+    Raises:
+        InputError: If it is broken.
+    """
+    last = folder / "checkpoints" / "last.ckpt"
+    if not last.is_file():
+        return None
+    try:
+        torch.load(last, map_location="cpu", weights_only=True, mmap=True)
+    except (RuntimeError, OSError, pickle.UnpicklingError, EOFError) as error:
+        raise InputError(f"{last} is broken, so the run cannot be resumed; begin a new one") from error
+    return last
+
+
 def _found_before(folder: Path) -> float:
     """The learning rate that a run to resume was begun with."""
     return load_recipe(str(folder / CONFIG)).optimizer.lr
-
-
-def _check_same(folder: Path, recipe: Recipe, data: RunData) -> None:
-    if (folder / CONFIG).read_text(encoding="utf-8") != recipe.to_yaml():
-        raise RecipeError(f"the settings differ from those of the run in {folder} ({CONFIG}); resume with the same")
-    if json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["data"] != data.description.model_dump(mode="json"):
-        raise DataError(f"the data differ from those of the run in {folder} ({MANIFEST}); resume with the same")

@@ -15,7 +15,9 @@ from dermseg.metrics import score
 
 BINS = 100
 # The thresholds that are tried, in hundredths.
-LOWEST, HIGHEST = 5, 95
+LOWEST, HIGHEST = 1, 99
+# Of a class that is there, at least so much is found, where any threshold does.
+LEAST_SENSITIVITY = 0.001
 METRICS = ("jaccard", "thresholded_jaccard", "dice", "sensitivity", "precision")
 
 
@@ -100,14 +102,15 @@ def _counts(histogram: NDArray[np.float64]) -> NDArray[np.float64]:
 def _best_together(sums: NDArray[np.float64]) -> NDArray[np.int64]:
     """The threshold of each class, (K,), that gives the highest micro Jaccard; ``sums`` is (K, T, 4).
 
-    A ratio of sums is highest where ``hits - ratio * union`` is, class by class (Dinkelbach, 1967). A class that is
-    there keeps a threshold that finds some of it: never to find a rare attribute would often be best for the sum.
+    A ratio of sums is highest where ``hits - ratio * union`` is, class by class (Dinkelbach, 1967). Never to find a
+    rare class would often be best for the sum, so each keeps a threshold that finds a part of it.
     """
     hits, union = sums[..., 0], sums[..., :3].sum(axis=-1)
-    nothing = (hits == 0) & (hits.max(axis=1, keepdims=True) > 0)
+    positive = sums[..., 0] + sums[..., 2]
+    nothing = hits < np.minimum(LEAST_SENSITIVITY * positive, hits.max(axis=1, keepdims=True))
     classes, ratio = np.arange(len(sums)), 0.0
     while True:
-        best = np.where(nothing, -np.inf, hits - ratio * union).argmax(axis=1)
+        best: NDArray[np.int64] = np.where(nothing, -np.inf, hits - ratio * union).argmax(axis=1)
         higher = float(score("jaccard", sums[classes, best].sum(axis=0)))
         if higher <= ratio:
             return best
