@@ -560,7 +560,6 @@ def test_train_resumes_the_newest_run_of_its_recipe(trained: Trained) -> None:
         (["unet", "--epochs", "0"], "unet.yaml: setting 'epochs': Input should be greater than or equal to 1, got 0"),
         (["unet", "--set", "lr=1"], "unet.yaml: there is no setting 'lr'; did you mean 'optimizer.lr'?"),
         (["mine.yaml"], None),
-        (["unet", "--init", "nope"], None),
     ],
 )
 def test_train_refuses_in_one_sentence(trained: Trained, arguments: list[str], message: str | None) -> None:

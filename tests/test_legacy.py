@@ -99,7 +99,7 @@ def test_the_network_may_be_left_out(tmp_path: Path) -> None:
         ("classes", ["streaks", "Pigment network"], "classes", ("streaks", "pigment_network")),
         ("classes", ["milia-like-cyst"], "classes", ("milia_like_cyst",)),
         ("load", None, "start", None),
-        ("load", "runs/mine/bundle", "start", Path("runs/mine/bundle")),
+        ("load", "runs/mine/bundle", "start", "runs/mine/bundle"),
         ("seed", 3, "seed", 3),
     ],
 )

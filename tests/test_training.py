@@ -28,7 +28,7 @@ from dermseg import synthetic
 from dermseg.bundle import ONNX, WEIGHTS, Bundle
 from dermseg.data import cache, catalog, splits
 from dermseg.data.catalog import CC0, CC_BY_NC
-from dermseg.errors import DataError, InputError, RecipeError
+from dermseg.errors import BundleError, DataError, InputError, RecipeError
 from dermseg.metrics import Confusion
 from dermseg.models import build
 from dermseg.training.bundling import begin_with, licence_of_weights
@@ -187,7 +187,8 @@ def test_each_epoch_has_a_row_and_a_line(run: Run) -> None:
     assert [row["epoch"] for row in rows] == [1, 2, 3]
     scores = {"jaccard", "thresholded_jaccard", "dice", "sensitivity", "precision", "micro_jaccard", "threshold"}
     columns = {f"tune/{name}" for name in (*scores, "loss", "jaccard_isic2018", "jaccard_plain")}
-    counts = {"epoch", "step", "images", "seconds", "images_per_second", "learning_rate"}
+    counts = {"epoch", "step", "images", "seconds", "images_per_second"}
+    counts |= {"learning_rate", "learning_rate_encoder", "learning_rate_rest"}
     for row in rows:
         assert row.keys() == {"train/loss", *counts, *columns}
         assert 0 < row["train/loss"] < 3
@@ -335,6 +336,12 @@ def test_a_bundle_of_another_network_is_no_start(run: Run, place: Place, tmp_pat
         recipe = place.recipe(start=str(run.bundle.path), model=network)
         message = refusal(RecipeError, lambda recipe=recipe: place.train(tmp_path / "run", recipe))  # type: ignore[misc]
         assert message.startswith(f"{run.bundle.path} is of another network (light {{'dropout': 0.2}}) than the recipe")
+
+
+def test_a_bundle_that_is_not_there_is_no_start(place: Place, tmp_path: Path) -> None:
+    message = refusal(BundleError, lambda: place.train(tmp_path / "run", place.recipe(start="nope")))
+    assert message.startswith("there is no bundle 'nope'; give a folder, a zip or one of: ")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_bundle_of_other_classes_gives_all_but_its_heads(run: Run) -> None:

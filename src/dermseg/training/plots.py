@@ -121,20 +121,23 @@ def learning_rate(history: History, path: Path) -> None:
     _save(figure, path)
 
 
-def learning_curves(run_folders: Sequence[Path] | Mapping[str, Path], output: Path) -> None:
-    """Draw Jaccard and Dice on ``tune`` of several runs against the images they had seen.
+def learning_curves(
+    run_folders: Sequence[Path] | Mapping[str, Path], output: Path, scores: Sequence[str] = ("jaccard", "dice")
+) -> None:
+    """Draw scores on ``tune`` of several runs against the images they had seen.
 
     Args:
         run_folders: The runs, by the names to show, or shown by their folders' names.
         output: The PNG file to write.
+        scores: Their names, without ``tune/``; ``micro_jaccard`` is that of several classes.
     """
     runs = dict(run_folders) if isinstance(run_folders, Mapping) else {Path(run).name: run for run in run_folders}
-    figure, axes = _grid(1, 2, (10, 4.2))
+    figure, axes = _grid(1, len(scores), (5 * len(scores), 4.2))
     for index, (name, folder) in enumerate(runs.items()):
         epochs = read(Path(folder)).epochs
-        for place, score in zip(axes, ("jaccard", "dice"), strict=True):
+        for place, score in zip(axes, scores, strict=True):
             _line(place, epochs, f"tune/{score}", name, at="images", index=index)
-    for place, score in zip(axes, ("jaccard", "dice"), strict=True):
+    for place, score in zip(axes, scores, strict=True):
         place.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:g}")
         _finish(place, f"{TITLES[score]} on tune", "training images seen, thousands", "score, 0 to 1", legend=False)
     lines, names = axes[0].get_legend_handles_labels()
