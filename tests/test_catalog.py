@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dermseg.data.catalog import ATTRIBUTES, CC0, CC_BY_NC, LAYOUTS, SOURCES, Sample, read, with_lesion, with_masks
+from dermseg.data.catalog import ATTRIBUTES, CC0, CC_BY_NC, LAYOUTS, SOURCES, Sample, read, with_masks
 from dermseg.errors import DataError, InputError
 
 needs_data = pytest.mark.skipif("DERMSEG_DATA" not in os.environ, reason="DERMSEG_DATA names no folder of data sets")
@@ -179,7 +179,7 @@ def test_an_image_without_a_mask_is_read_and_can_be_left_out(tmp_path: Path) -> 
     plant(tmp_path, "ISIC2018_Task1-2_Training_Input/ISIC_0000002.jpg")
     samples = read(tmp_path)
     assert masks(samples)["ISIC_0000002"] is None
-    assert {s.id for s in samples} - {s.id for s in with_lesion(samples)} == {"ISIC_0000002"}
+    assert {s.id for s in samples} - {s.id for s in with_masks(samples, ["lesion"])} == {"ISIC_0000002"}
 
 
 # --- several classes -----------------------------------------------------------------------------
@@ -423,8 +423,11 @@ def test_a_source_asked_for_must_be_there(tmp_path: Path) -> None:
 def test_the_real_data_sets_are_read_whole() -> None:
     samples = read(os.environ["DERMSEG_DATA"], ["isic2017", "isic2018", "ham10000"])
     assert Counter(s.source for s in samples) == {"isic2017": 2150, "isic2018": 2594, "ham10000": 7993}
-    assert Counter(s.source for s in with_lesion(samples)) == {"isic2017": 2150, "isic2018": 2065, "ham10000": 7993}
-    assert with_masks(samples, ["lesion"]) == with_lesion(samples)
+    assert Counter(s.source for s in with_masks(samples, ["lesion"])) == {
+        "isic2017": 2150,
+        "isic2018": 2065,
+        "ham10000": 7993,
+    }
     assert Counter(s.source for s in with_masks(samples, ATTRIBUTES)) == {"isic2018": 2594}
     assert all(path.is_file() for s in samples for path in (s.image, *s.masks.values()))
     assert all(s.group.startswith("HAM_") for s in samples if s.source == "ham10000")

@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 @pytest.mark.skipif("DERMSEG_DATA" not in os.environ, reason="DERMSEG_DATA does not name the real data")
 @pytest.mark.skipif("DERMSEG_PRETRAINED" not in os.environ, reason="DERMSEG_PRETRAINED does not name the weights")
 def test_a_few_minutes_of_training_find_unseen_lesions(tmp_path: Path) -> None:
-    samples = catalog.with_lesion(catalog.read(os.environ["DERMSEG_DATA"], ["isic2017"]))
+    samples = catalog.with_masks(catalog.read(os.environ["DERMSEG_DATA"], ["isic2017"]), ["lesion"])
     chosen = [sample for side in ("train", "tune") for sample in splits.select(samples, side)[:480]]
     for name in ("images", "masks"):
         (tmp_path / "data" / name).mkdir(parents=True)

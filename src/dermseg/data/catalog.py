@@ -161,11 +161,6 @@ def with_masks(samples: Sequence[Sample], classes: Sequence[str]) -> list[Sample
     return complete
 
 
-def with_lesion(samples: Sequence[Sample]) -> list[Sample]:
-    """Keep the samples that have a lesion mask."""
-    return [sample for sample in samples if LESION in sample.masks]
-
-
 def _read_layout(folder: Path, layout: Layout) -> Iterator[Sample]:
     images = [
         path
