@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from threading import Barrier
 
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -42,7 +42,8 @@ def folder(tmp_path: Path) -> Path:
 
 
 def entries(folder: Path) -> list[Path]:
-    return sorted(folder.iterdir()) if folder.exists() else []
+    """Caches, whole and half-built, without the locks beside them."""
+    return sorted(path for path in folder.iterdir() if path.suffix != ".lock") if folder.exists() else []
 
 
 def read_only_cache(folder: Path) -> Path:
@@ -236,14 +237,40 @@ def test_a_broken_image_leaves_nothing_behind_and_a_mended_one_is_read(samples: 
     assert len(load(samples, ["lesion"], SIZE, folder=folder)) == 6
 
 
-def test_an_interrupt_leaves_nothing_behind(samples: list[Sample], folder: Path) -> None:
+@pytest.mark.parametrize("stop", [1, 3, 6])
+def test_an_interrupted_build_goes_on_where_it_stopped(samples: list[Sample], folder: Path, stop: int) -> None:
+    seen: list[int] = []
+
     def interrupt(done: int, count: int) -> None:
-        if done == 3:
+        seen.append(done)
+        if seen == list(range(1, stop + 1)):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         load(samples, ["lesion"], SIZE, folder=folder, progress=interrupt)
-    assert entries(folder) == []
+    cached = load(samples, ["lesion"], SIZE, folder=folder, progress=interrupt)
+    assert seen == list(range(1, 7))
+    assert_equal(cached, load(samples, ["lesion"], SIZE, folder=folder.with_name("fresh")))
+    assert [path.suffix for path in folder.iterdir()] == [""]  # neither a part nor a lock
+
+
+@given(images=st.integers(0, 40_000), masks=st.integers(0, 12_000), garbage=st.binary(max_size=200))
+@settings(max_examples=25, deadline=None)
+def test_whatever_a_kill_left_is_completed(images: int, masks: int, garbage: bytes) -> None:
+    """Both files cut anywhere, also within a row or the header, with rubbish behind."""
+    with TemporaryDirectory() as place:
+        root = Path(place)
+        synthetic.write_dataset(root / "data", 3, size=(60, 80))
+        samples = catalog.read(root / "data")
+        expected = load(samples, ["lesion"], SIZE, folder=root / "cache")
+        whole = read_only_cache(root / "cache")
+        part = whole.rename(whole.with_name(f"{whole.name}.part"))
+        for name, length in (("images.npy", images), ("masks.npy", masks)):
+            content = (part / name).read_bytes()
+            (part / name).write_bytes(content[:length] + (garbage if length % SIZE**2 < 100 else b""))
+        # Whole rows are trusted, and so rubbish must not make one.
+        assume(len(garbage) < SIZE**2 - 100)
+        assert_equal(load(samples, ["lesion"], SIZE, folder=root / "cache"), expected)
 
 
 SCRIPT = """
@@ -269,8 +296,8 @@ def start(samples: list[Sample], folder: Path, end: str) -> subprocess.Popen[str
 def test_what_a_killed_process_left_is_not_taken_for_a_cache(samples: list[Sample], folder: Path) -> None:
     with start(samples, folder, "die") as process:
         assert process.wait(60) == 9
-    left = entries(folder)
-    assert len(left) == 1  # it died while building
+    (left,) = entries(folder)
+    assert left.suffix == ".part"  # it died while building
     cached = load(samples, ["lesion"], SIZE, folder=folder)
     assert_equal(cached, load(samples, ["lesion"], SIZE, folder=folder.with_name("fresh")))
 
@@ -278,21 +305,18 @@ def test_what_a_killed_process_left_is_not_taken_for_a_cache(samples: list[Sampl
 # --- at the same time ----------------------------------------------------------------------------
 
 
-def test_threads_may_build_one_cache_at_once(samples: list[Sample], folder: Path) -> None:
-    barrier = Barrier(4, timeout=60)
+def test_of_threads_that_want_one_cache_one_builds_and_the_others_wait(samples: list[Sample], folder: Path) -> None:
+    barrier, builders = Barrier(4, timeout=60), []
 
-    def build(_: int) -> CachedImages:
-        started: Iterator[None] = iter([None])
-
-        def progress(done: int, count: int) -> None:
-            if next(started, 0) is None:
-                barrier.wait()  # all four are building before the first can be done
-
-        return load(samples, ["lesion"], SIZE, folder=folder, progress=progress)
+    def build(number: int) -> CachedImages:
+        barrier.wait()
+        return load(samples, ["lesion"], SIZE, folder=folder, progress=lambda *_: builders.append(number))
 
     with ThreadPoolExecutor(4) as pool:
         results = list(pool.map(build, range(4)))
     read_only_cache(folder)
+    assert len(builders) == 6
+    assert len(set(builders)) == 1
     for result in results:
         assert_equal(result, load(samples, ["lesion"], SIZE, folder=folder.with_name("fresh")))
 

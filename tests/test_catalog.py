@@ -1,22 +1,34 @@
-"""The catalog: the layouts data sets are published in, drawn as folder trees, and the real ones where they are."""
+"""The catalog: the layouts data sets are published in, as trees of empty files, and the real ones where they are."""
 
 from __future__ import annotations
 
 import os
 import tempfile
+import time
 from collections import Counter
-from pathlib import Path
+from collections.abc import Callable
+from pathlib import Path, PurePath
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dermseg import synthetic
+from dermseg.data import splits
 from dermseg.data.catalog import ATTRIBUTES, CC0, CC_BY_NC, LAYOUTS, SOURCES, Sample, read, with_masks
 from dermseg.errors import DataError, InputError
+from dermseg.imaging import open_image, read_mask
 
 needs_data = pytest.mark.skipif("DERMSEG_DATA" not in os.environ, reason="DERMSEG_DATA names no folder of data sets")
 
 TREES = {
+    "isic2016": (
+        "ISBI2016_ISIC_Part1_Training_Data/ISIC_0000000.jpg",
+        "ISBI2016_ISIC_Part1_Training_GroundTruth/ISIC_0000000_Segmentation.png",
+        "ISBI2016_ISIC_Part1_Test_Data/ISIC_0000003.jpg",
+        "ISBI2016_ISIC_Part1_Test_GroundTruth/ISIC_0000003_Segmentation.png",
+        "ISBI2016_ISIC_Part3_Training_GroundTruth.csv",
+    ),
     "isic2017": (
         "ISIC-2017_Training_Data/ISIC_0000000.jpg",
         "ISIC-2017_Training_Data/ISIC_0000001.jpg",
@@ -70,6 +82,10 @@ METADATA = (
 )
 # id -> mask, below the data set's folder
 FOUND = {
+    "isic2016": {
+        "ISIC_0000000": "ISBI2016_ISIC_Part1_Training_GroundTruth/ISIC_0000000_Segmentation.png",
+        "ISIC_0000003": "ISBI2016_ISIC_Part1_Test_GroundTruth/ISIC_0000003_Segmentation.png",
+    },
     "isic2017": {
         "ISIC_0000000": "ISIC-2017_Training_Part1_GroundTruth/ISIC_0000000_segmentation.png",
         "ISIC_0000001": "ISIC-2017_Training_Part1_GroundTruth/ISIC_0000001_segmentation.png",
@@ -92,6 +108,7 @@ FOUND = {
     "plain": {"a": "masks/a.png", "b": "masks/b_segmentation.png", "c": "masks/c_mask.bmp"},
 }
 LICENCES = {
+    "isic2016": CC0,
     "isic2017": CC0,
     "isic2018": CC_BY_NC,
     "ham10000": CC_BY_NC,
@@ -127,7 +144,7 @@ def test_every_layout_is_tested() -> None:
     assert tuple(TREES) == tuple(FOUND) == tuple(LICENCES) == SOURCES == tuple(layout.source for layout in LAYOUTS)
 
 
-@pytest.mark.parametrize("above", ["", "some data set"])
+@pytest.mark.parametrize("above", ["", "some data set", "a/b"])
 @pytest.mark.parametrize("source", SOURCES)
 def test_a_data_set_is_read_in_its_official_layout_from_its_folder_or_the_one_above(
     tmp_path: Path, source: str, above: str
@@ -238,6 +255,7 @@ def test_a_mask_belongs_to_the_longest_id_that_begins_its_name(tmp_path: Path) -
 NAMES = st.sets(st.text("ab_", min_size=1, max_size=5), min_size=1, max_size=8)
 
 
+@settings(deadline=None)
 @given(ids=NAMES, stems=NAMES)
 def test_each_mask_goes_to_one_image_under_one_class(ids: set[str], stems: set[str]) -> None:
     with tempfile.TemporaryDirectory() as name:
@@ -286,6 +304,473 @@ def test_of_published_data_sets_beside_ones_own_incomplete_images_are_left_out(t
     plant(tmp_path / "own", "images/a.png", "masks/a.png")
     chosen = with_masks(read(tmp_path), ["lesion"])
     assert [sample.id for sample in chosen] == ["ISIC_0000000", "ISIC_0000003", "a"]
+
+
+# --- spellings -----------------------------------------------------------------------------------
+
+CASES = st.sampled_from([str, str.lower, str.upper, str.title, str.swapcase])
+
+
+def twice(file: str) -> str:
+    """Each folder once more in itself."""
+    *folders, name = PurePath(file).parts
+    return "/".join([part for folder in folders for part in (folder, folder)] + [name])
+
+
+@settings(deadline=None)
+@given(
+    source=st.sampled_from([source for source in SOURCES if source != "plain"]),
+    case=CASES,
+    is_nested=st.booleans(),
+    above=st.sampled_from(["", "x"]),
+)
+def test_published_data_sets_are_read_in_any_case_and_as_archives_unpack(
+    source: str, case: Callable[[str], str], is_nested: bool, above: str
+) -> None:
+    def spelt(file: str) -> str:
+        return f"{above}/" * bool(above) + case(twice(file) if is_nested else file)
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = plant(Path(name), *map(spelt, TREES[source]))
+        if source == "ham10000":
+            (folder / above / case("HAM10000_metadata.csv")).write_text(METADATA)
+        samples = read(folder)
+        assert masks(samples) == {id: folder / spelt(mask) for id, mask in FOUND[source].items()}
+    assert {s.source for s in samples} == {source}
+    assert all(s.image.stem.upper() == s.id for s in samples)
+    if source == "ham10000":
+        assert {s.group for s in samples} == {"HAM_0000118", "HAM_0002730"}
+
+
+@settings(deadline=None)
+@given(
+    images=st.sampled_from(["images", "image", "img", "imgs"]),
+    masks_=st.sampled_from(["masks", "mask", "labels", "annotations", "groundtruth", "ground_truth", "gt"]),
+    suffix=st.sampled_from([".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"]),
+    ending=st.sampled_from(["", "_lesion", "_segmentation", "_mask"]),
+    case=CASES,
+    above=st.sampled_from(["", "mine/", "train/", "mine/train/", "train/mine/"]),
+    inner=st.sampled_from(["{0}", "{0}/{0}", "{0}/train"]),
+)
+def test_ones_own_data_set_is_read_in_every_spelling(
+    images: str, masks_: str, suffix: str, ending: str, case: Callable[[str], str], above: str, inner: str
+) -> None:
+    image = case(above + inner.format(images)) + "/Ab_1" + case(suffix)
+    mask = case(above + inner.format(masks_)) + "/Ab_1" + case(f"{ending}.png")
+    with tempfile.TemporaryDirectory() as name:
+        folder = plant(Path(name), image, mask)
+        hair = (folder / mask).with_name("Ab_1_hair.png")
+        hair.touch()
+        (sample,) = read(folder)
+    assert (sample.id, sample.source, sample.part) == ("Ab_1", "plain", "train" if "train" in above + inner else None)
+    assert sample.image == folder / image
+    assert sample.masks == {"lesion": folder / mask, "hair": hair}
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".JPEG", ".png", ".bmp", ".TIF", ".tiff", ".webp"])
+def test_hidden_files_and_what_macos_adds_are_skipped(tmp_path: Path, suffix: str) -> None:
+    plant(tmp_path, f"images/a{suffix}", f"images/._a{suffix}", "masks/a.png", "masks/._a.png", "masks/.a_hair.png")
+    plant(tmp_path, f"__MACOSX/images/b{suffix}", "__MACOSX/masks/b.png", f".old/images/c{suffix}", ".old/masks/c.png")
+    plant(tmp_path, "images/a_superpixels.png", "images/b_Superpixels.PNG", "masks/a_superpixels.png")
+    (sample,) = read(tmp_path)
+    assert (sample.id, set(sample.masks)) == ("a", {"lesion"})
+
+
+def test_folders_that_look_like_files_are_none(tmp_path: Path) -> None:
+    plant(tmp_path, "images/a.png", "images/b.png/c.png", "masks/a.png")
+    assert [sample.id for sample in read(tmp_path)] == ["a"]
+
+
+def test_the_files_of_a_written_data_set_are_those_of_its_samples(tmp_path: Path) -> None:
+    for part, seed in (("Train", 0), ("valid", 2), ("TEST", 3)):
+        synthetic.write_dataset(tmp_path / part, 2, seed=seed, size=(48, 64))
+    samples = read(tmp_path)
+    assert [(s.id, s.part) for s in samples] == [
+        ("synthetic_00000", "train"),
+        ("synthetic_00001", "train"),
+        ("synthetic_00002", "validation"),
+        ("synthetic_00004", "test"),
+        ("test/synthetic_00003", "test"),
+        ("validation/synthetic_00003", "validation"),
+    ]
+    for sample, seed in zip(samples, (0, 1, 2, 4, 3, 3), strict=True):
+        drawn = synthetic.draw(seed, (48, 64))
+        assert (open_image(sample.image).pixels() == drawn.pixels).all()
+        assert (read_mask(sample.masks["lesion"]) == drawn.mask).all()
+
+
+# --- parts ---------------------------------------------------------------------------------------
+
+
+def parts(samples: list[Sample]) -> dict[str, str | None]:
+    return {sample.id: sample.part for sample in samples}
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("isic2016", {"ISIC_0000000": "train", "ISIC_0000003": "test"}),
+        (
+            "isic2017",
+            {"ISIC_0000000": "train", "ISIC_0000001": "train", "ISIC_0001769": "validation", "ISIC_0012086": "test"},
+        ),
+        ("isic2018", {"ISIC_0000000": "train", "ISIC_0000003": "train"}),
+        ("ham10000", dict.fromkeys(FOUND["ham10000"])),
+        ("ph2", dict.fromkeys(FOUND["ph2"])),
+        ("plain", dict.fromkeys("abc")),
+    ],
+)
+def test_the_part_is_what_the_data_sets_own_folders_say(
+    tmp_path: Path, source: str, expected: dict[str, str | None]
+) -> None:
+    plant_source(tmp_path / "test", source)  # a name that says nothing of a published data set
+    if source == "plain":
+        expected = dict.fromkeys(expected, "test")
+    assert parts(read(tmp_path)) == expected
+    if source == "plain":  # nor, of the folder that is read, of one's own
+        assert parts(read(tmp_path / "test")) == dict.fromkeys(expected)
+
+
+@pytest.mark.parametrize(("word", "part"), [("Training", "train"), ("Validation", "validation"), ("Test", "test")])
+def test_each_part_of_isic_2018_is_named(tmp_path: Path, word: str, part: str) -> None:
+    plant(tmp_path, f"ISIC2018_Task1-2_{word}_Input/ISIC_0000000.jpg")
+    plant(tmp_path, f"ISIC2018_Task1_{word}_GroundTruth/ISIC_0000000_segmentation.png")
+    plant(tmp_path, f"ISIC2018_Task2_{word}_GroundTruth_v3/ISIC_0000000_attribute_streaks.png")
+    (sample,) = read(tmp_path)
+    assert (sample.part, set(sample.masks)) == (part, {"lesion", "streaks"})
+
+
+@pytest.mark.parametrize("pattern", ["{part}/{kind}", "{kind}/{part}", "mine/{part}/{kind}", "{part}/mine/{kind}"])
+@pytest.mark.parametrize(
+    ("word", "part", "side"),
+    [
+        ("train", "train", "train"),
+        ("Training", "train", "train"),
+        ("val", "validation", "tune"),
+        ("VALID", "validation", "tune"),
+        ("validation", "validation", "tune"),
+        ("test", "test", "test"),
+        ("Testing", "test", "test"),
+    ],
+)
+def test_folders_of_ones_own_name_part_and_split(tmp_path: Path, pattern: str, word: str, part: str, side: str) -> None:
+    for kind in ("images", "masks"):
+        plant(tmp_path, *(f"{pattern.format(part=word, kind=kind)}/{n}.png" for n in range(40)))
+    samples = read(tmp_path)
+    assert parts(samples) == {str(n): part for n in range(40)}
+    assert all("lesion" in sample.masks for sample in samples)
+    assert splits.select(samples, side) == samples
+
+
+@pytest.mark.parametrize("pattern", ["{part}/{kind}/{id}", "{kind}/{part}/{id}", "mine/{part}/{kind}/{id}"])
+def test_images_of_one_name_in_several_parts_are_kept_apart(tmp_path: Path, pattern: str) -> None:
+    held = {"train": "ab", "val": "bc", "test": "bcd"}
+    for part, ids in held.items():
+        for kind in ("images", "masks"):
+            plant(tmp_path, *(pattern.format(part=part, kind=kind, id=f"{id}.png") for id in ids))
+    samples = {sample.id: sample for sample in read(tmp_path)}
+    assert parts(list(samples.values())) == {
+        "a": "train",
+        "d": "test",
+        "test/b": "test",
+        "test/c": "test",
+        "train/b": "train",
+        "validation/b": "validation",
+        "validation/c": "validation",
+    }
+    for sample in samples.values():
+        folder = "val" if sample.part == "validation" else str(sample.part)
+        files = {"images": sample.image, "masks": sample.masks["lesion"]}
+        stem = sample.id.split("/")[-1]
+        assert files == {
+            kind: tmp_path / pattern.format(part=folder, kind=kind, id=f"{stem}.png") for kind in ("images", "masks")
+        }
+        assert sample.group == sample.id
+
+
+def test_a_mask_of_another_part_or_of_none_is_not_an_images(tmp_path: Path) -> None:
+    plant(tmp_path, "images/train/a.png", "images/test/a.png", "masks/train/a.png", "masks/a.png")
+    assert masks(read(tmp_path)) == {"test/a": None, "train/a": tmp_path / "masks/train/a.png"}
+
+
+def test_the_innermost_part_counts(tmp_path: Path) -> None:
+    plant(tmp_path, "train/images/test/a.png", "train/masks/test/a.png", "test/train/images/b.png")
+    assert parts(read(tmp_path)) == {"a": "test", "b": "train"}
+
+
+def test_images_of_one_name_in_several_data_sets_of_ones_own_are_kept_apart_and_fall_on_one_side(
+    tmp_path: Path,
+) -> None:
+    plant(
+        tmp_path, *(f"{home}/{kind}/{n}.png" for home in ("A", "b") for kind in ("images", "masks") for n in range(30))
+    )
+    plant(tmp_path, "b/images/x.png", "b/masks/x.png")
+    samples = read(tmp_path)
+    assert {s.id for s in samples} == {f"{home}/{n}" for home in ("A", "b") for n in range(30)} | {"x"}
+    assert all(s.group == s.id.split("/")[-1] for s in samples)
+    table = splits.read()
+    assert all(len({splits.split_of(s, table) for s in samples if s.group == group}) == 1 for group in "01x")
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        ("images/a.jpg", "images/a.png"),
+        ("images/val/a.png", "images/valid/a.png"),
+        ("images/a.png", "images/images/a.png"),
+        ("images/b.png", "masks/a.png", "masks/a.bmp"),
+        ("a.jpg", "a.png", "a_mask.png"),
+    ],
+)
+def test_two_files_of_one_name_are_refused(tmp_path: Path, files: tuple[str, ...]) -> None:
+    plant(tmp_path, *files)
+    with pytest.raises(DataError) as caught:
+        read(tmp_path)
+    first, second = sorted(tmp_path / file for file in files if PurePath(file).stem == "a")
+    assert str(caught.value) in {
+        f"{one} and {other} have one name, and it cannot be said which is meant; rename one"
+        for one, other in ((first, second), (second, first))
+    }
+
+
+def test_two_files_of_one_name_in_one_part_are_refused(tmp_path: Path) -> None:
+    plant(tmp_path, "val/images/a.png", "valid/images/a.png")
+    with pytest.raises(DataError) as caught:
+        read(tmp_path)
+    assert str(caught.value) == (
+        f"{tmp_path}/val/images/a.png and {tmp_path}/valid/images/a.png have one name in one part of a data set; "
+        "rename or remove one"
+    )
+
+
+def test_a_published_image_in_two_parts_is_refused(tmp_path: Path) -> None:
+    plant_source(tmp_path, "isic2017")
+    plant(tmp_path, "ISIC-2017_Test_v2_Data/ISIC_0000001.jpg")
+    with pytest.raises(DataError) as caught:
+        read(tmp_path)
+    assert str(caught.value) == (
+        f"{tmp_path}/ISIC-2017_Test_v2_Data/ISIC_0000001.jpg is of test and "
+        f"{tmp_path}/ISIC-2017_Training_Data/ISIC_0000001.jpg of train, and it cannot be said on which side of "
+        "isic2017 the image stands; remove the one that does not belong there"
+    )
+
+
+# --- masks beside their images -------------------------------------------------------------------
+
+
+def named(samples: list[Sample]) -> dict[str, dict[str, str]]:
+    return {s.id: {name: path.name for name, path in s.masks.items()} for s in samples}
+
+
+@pytest.mark.parametrize("place", ["", "mine/", "mine/deeper/", "images/", "Train/", "images/train/"])
+def test_masks_may_lie_beside_their_images(tmp_path: Path, place: str) -> None:
+    files = ("a.jpg", "a_mask.png", "a_hair.PNG", "b.TIF", "b_Segmentation.PNG", "c.png", "c_LESION.bmp", "d.jpg")
+    plant(tmp_path, *(place + file for file in files), f"{place}notes.txt", f"{place}._a.jpg")
+    samples = read(tmp_path)
+    assert named(samples) == {
+        "a": {"lesion": "a_mask.png", "hair": "a_hair.PNG"},
+        "b": {"lesion": "b_Segmentation.PNG"},
+        "c": {"lesion": "c_LESION.bmp"},
+        "d": {},
+    }
+    assert {s.part for s in samples} == {"train" if "rain" in place else None}
+    assert {s.source for s in samples} == {"plain"}
+
+
+def test_beside_images_only_what_cannot_be_one_is_a_mask(tmp_path: Path) -> None:
+    plant(tmp_path, "a.png", "a_mask.png", "a_hair.png")
+    plant(tmp_path, "a_2.png")  # another image, though without a mask
+    plant(tmp_path, "a_left.png", "a_left_mask.png", "a_left_hair.png")  # an image, since it has a mask
+    plant(tmp_path, "a_close.jpg", "b.jpg", "b_mask.jpg")  # a JPEG is never a mask
+    assert named(read(tmp_path)) == {
+        "a": {"lesion": "a_mask.png", "hair": "a_hair.png"},
+        "a_2": {},
+        "a_close": {},
+        "a_left": {"lesion": "a_left_mask.png", "hair": "a_left_hair.png"},
+        "b": {},
+        "b_mask": {},
+    }
+
+
+@settings(deadline=None)
+@given(ids=st.sets(st.text("ab", min_size=1, max_size=3), min_size=1, max_size=6), data=st.data())
+def test_every_file_beside_others_is_an_image_or_a_mask_of_one(ids: set[str], data: st.DataObject) -> None:
+    suffixes = st.sets(st.sampled_from(["_mask", "_lesion", "_hair", "_ruler_2"]))
+    classes = {id: data.draw(suffixes, label=id) for id in sorted(ids)}
+    with tempfile.TemporaryDirectory() as name:
+        folder = plant(Path(name), *(f"{id}.jpg" for id in ids))
+        plant(folder, *(f"{id}{suffix}.png" for id in ids for suffix in classes[id]))
+        if not any({"_mask", "_lesion"} & own for own in classes.values()):
+            with pytest.raises(DataError, match="holds no data set that dermseg knows"):
+                read(folder)
+            return
+        found = named(read(folder))
+    assert found.keys() == ids
+    for id, own in classes.items():
+        expected = {suffix[1:]: f"{id}{suffix}.png" for suffix in own & {"_hair", "_ruler_2"}}
+        lesion = next((suffix for suffix in ("_lesion", "_mask") if suffix in own), None)
+        assert found[id] == expected | ({"lesion": f"{id}{lesion}.png"} if lesion else {})
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        ("a.jpg", "b.jpg"),
+        ("a.jpg", "a_2.jpg"),
+        ("a.jpg", "a_mask.jpg"),
+        ("a.jpg", "a_hair.png"),
+        ("a.jpg", "b_mask.png"),
+        ("a_mask.png", "b_mask.png"),
+        ("photos/a.jpg", "masks/a.png"),
+        ("masks/a.png", "masks/a_mask.png"),
+        ("images/patient 1/a.jpg", "masks/patient 1/a.png"),
+        ("a/b/c/d/images/a.jpg", "a/b/c/d/masks/a.png"),
+    ],
+)
+def test_what_only_resembles_a_data_set_is_none(tmp_path: Path, files: tuple[str, ...]) -> None:
+    plant(tmp_path, *files)
+    with pytest.raises(DataError, match="holds no data set that dermseg knows"):
+        read(tmp_path)
+
+
+def test_an_image_without_a_mask_beside_it_is_named(tmp_path: Path) -> None:
+    samples = own(tmp_path, "a.jpg", "a_mask.png", "b.jpg")
+    for classes, name in ((["lesion"], "b_lesion.png"), (["lesion", "hair"], "a_hair.png")):
+        with pytest.raises(DataError) as caught:
+            with_masks(samples, classes)
+        assert f"expected {name} beside it, empty where nothing is to be seen" in str(caught.value)
+
+
+# --- ambiguity -----------------------------------------------------------------------------------
+
+
+def test_with_a_folder_of_masks_all_that_lies_in_images_is_an_image(tmp_path: Path) -> None:
+    plant(tmp_path, "images/a.png", "images/a_mask.png", "masks/a.png")
+    assert named(read(tmp_path)) == {"a": {"lesion": "a.png"}, "a_mask": {}}
+
+
+@pytest.mark.parametrize(
+    ("files", "both"),
+    [
+        (("images/a.png", "masks/a.png", "gt/a.png"), "gt/ and masks/"),
+        (("images/a.png", "img/a.png", "masks/a.png"), "images/ and img/"),
+        (("images/a.png", "Images/b.png", "masks/a.png"), "Images/ and images/"),
+        (("images/a.png", "masks/a.png", "labels/train/a.png"), "labels/ and masks/"),
+    ],
+)
+def test_two_folders_for_one_thing_are_refused(tmp_path: Path, files: tuple[str, ...], both: str) -> None:
+    plant(tmp_path / "mine", *files)
+    with pytest.raises(DataError) as caught:
+        read(tmp_path)
+    assert str(caught.value) == (
+        f"{tmp_path}/mine holds {both}, and it cannot be said which is meant; keep one of them there"
+    )
+    plant_source(tmp_path / "public", "isic2017")
+    assert {s.source for s in read(tmp_path, ["isic2017"])} == {"isic2017"}
+
+
+def test_a_folder_of_another_kind_of_labels_is_no_folder_of_masks(tmp_path: Path) -> None:
+    plant(tmp_path, "images/a.png", "masks/a.png", "labels/a.txt", "annotations/a.json")
+    assert masks(read(tmp_path)) == {"a": tmp_path / "masks/a.png"}
+
+
+@pytest.mark.parametrize("source", [source for source in SOURCES if source != "plain"])
+def test_masks_beside_images_are_not_looked_for_where_another_data_set_lies(tmp_path: Path, source: str) -> None:
+    plant_source(tmp_path, source)
+    home = tmp_path / "PH2 Dataset images" if source == "ph2" else tmp_path
+    folders = {tmp_path / PurePath(file).parent for file in TREES[source]} - {tmp_path} | {home, home / "results"}
+    for folder in folders:
+        plant(folder, "a.png", "a_mask.png")
+    for sources in (None, [source]):
+        assert masks(read(tmp_path, sources)).keys() == FOUND[source].keys()
+    with pytest.raises(DataError, match="holds no plain"):
+        read(tmp_path, ["plain"])
+
+
+def test_results_beside_ones_own_data_set_are_no_data_set(tmp_path: Path) -> None:
+    plant(tmp_path, "images/a.png", "masks/a.png", "b.png", "b_mask.png", "results/c.png", "results/c_mask.png")
+    assert masks(read(tmp_path)) == {"a": tmp_path / "masks/a.png"}
+
+
+def test_images_without_masks_count_near_the_folder_alone(tmp_path: Path) -> None:
+    plant(tmp_path, "one/images/a.png", "two/test/images/b.png", "site/docs/images/logo.png")
+    assert parts(read(tmp_path)) == {"a": None, "b": "test"}
+
+
+def test_an_unreadable_folder_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plant_source(tmp_path, "plain")
+    plant(tmp_path, "lost+found/x")
+    scandir = os.scandir
+
+    def guarded(path: Path) -> os._ScandirIterator[str]:
+        if Path(path).name == "lost+found":
+            raise PermissionError
+        return scandir(str(path))
+
+    monkeypatch.setattr("os.scandir", guarded)
+    assert [sample.id for sample in read(tmp_path)] == ["a", "b", "c"]
+
+
+# --- HAM10000 in images/ and masks/ --------------------------------------------------------------
+
+FLAT_HAM = (
+    *(f"images/{id}.jpg" for id in FOUND["ham10000"]),
+    *(f"masks/{id}_segmentation.png" for id in FOUND["ham10000"]),
+)
+
+
+@pytest.mark.parametrize("home", ["", "x", "HAM10000", "ham10000_256"])
+def test_images_and_masks_beside_the_metadata_are_ham10000s(tmp_path: Path, home: str) -> None:
+    plant(tmp_path / home, *FLAT_HAM, "masks/ISIC_0024306_hair.png")
+    (tmp_path / home / "HAM10000_metadata.csv").write_text(METADATA)
+    samples = read(tmp_path)
+    assert {(s.source, s.licence) for s in samples} == {("ham10000", CC_BY_NC)}
+    assert masks(samples) == {id: tmp_path / home / f"masks/{id}_segmentation.png" for id in FOUND["ham10000"]}
+    assert [s.group for s in samples] == ["HAM_0000118", "HAM_0002730", "HAM_0000118"]
+    assert set(samples[0].masks) == {"lesion", "hair"}
+
+
+def test_a_folder_named_so_needs_the_metadata(tmp_path: Path) -> None:
+    plant(tmp_path / "HAM10000", *FLAT_HAM)
+    with pytest.raises(DataError, match=r"holds HAM10000 images without HAM10000_metadata\*"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize("home", ["IMD_2020", "HAM10000_images", "ISIC-2017_Training_Data"])
+def test_ones_own_data_set_may_have_a_name_like_a_published_ones(tmp_path: Path, home: str) -> None:
+    plant(tmp_path / home, "images/a.png", "masks/a.png")
+    assert [(s.source, s.id) for s in read(tmp_path)] == [("plain", "a")]
+
+
+@pytest.mark.parametrize("extra", ["images/a.png", "images/train/ISIC_0024307.jpg"])
+def test_images_of_other_names_and_parts_are_ones_own(tmp_path: Path, extra: str) -> None:
+    plant(tmp_path / "HAM10000", *FLAT_HAM, extra)
+    assert {s.source for s in read(tmp_path)} == {"plain"}
+
+
+def test_copies_in_both_cases_are_one_data_set(tmp_path: Path) -> None:
+    plant_source(tmp_path, "ham10000")
+    plant(tmp_path, *(file.replace("HAM10000_images", "ham10000_images") for file in TREES["ham10000"]))
+    assert masks(read(tmp_path)).keys() == FOUND["ham10000"].keys()
+
+
+# --- speed ---------------------------------------------------------------------------------------
+
+
+def test_ten_thousand_images_take_a_listing_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plant(tmp_path, *(f"{kind}/{n:05d}.png" for kind in ("images", "masks") for n in range(10_000)))
+    listed: list[str] = []
+    scandir = os.scandir
+
+    def counted(path: Path) -> os._ScandirIterator[str]:
+        listed.append(str(path))
+        return scandir(str(path))
+
+    monkeypatch.setattr("os.scandir", counted)
+    start = time.perf_counter()
+    assert len(read(tmp_path)) == 10_000
+    assert time.perf_counter() - start < 10  # about 0.2 s on an idle core
+    assert sorted(listed) == [str(tmp_path), str(tmp_path / "images"), str(tmp_path / "masks")]
 
 
 # --- several data sets, one data set twice -------------------------------------------------------
@@ -359,13 +844,11 @@ def test_ham10000_without_metadata_is_refused(tmp_path: Path) -> None:
     "content",
     [
         b"",
-        b"lesion_id,image_id\n",
         b"image,lesion\nISIC_0024306,HAM_0000118\n",
-        b"lesion_id\timage_id\nHAM_0000118\tISIC_0024306\n",
         b"<html>not found</html>\n\n",
         b"PK\x03\x04\xff\xfe\x00\x81",
     ],
-    ids=["empty", "no rows", "other columns", "tabs", "a web page", "a zip"],
+    ids=["empty", "other columns", "a web page", "a zip"],
 )
 def test_broken_metadata_are_refused(tmp_path: Path, content: bytes) -> None:
     plant(tmp_path, *TREES["ham10000"])
@@ -373,13 +856,24 @@ def test_broken_metadata_are_refused(tmp_path: Path, content: bytes) -> None:
     table.write_bytes(content)
     with pytest.raises(DataError) as caught:
         read(tmp_path)
-    assert str(caught.value) == f"{table} is no metadata of HAM10000: expected a CSV with image_id and lesion_id"
+    assert (
+        str(caught.value) == f"{table} is no metadata of HAM10000: expected a CSV with the columns image_id, lesion_id"
+    )
+
+
+def test_metadata_without_rows_are_refused(tmp_path: Path) -> None:
+    plant(tmp_path, *TREES["ham10000"])
+    (tmp_path / "HAM10000_metadata.csv").write_bytes(b"lesion_id,image_id\n")
+    with pytest.raises(DataError, match=r"HAM10000_metadata.csv has no rows; expected one for each image of HAM10000$"):
+        read(tmp_path)
 
 
 def test_an_unknown_source_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
-        read(tmp_path, ["isic2017", "isic2016"])
-    assert str(caught.value) == "there is no data set 'isic2016'; choose from: isic2017, isic2018, ham10000, ph2, plain"
+        read(tmp_path, ["isic2017", "isic2015"])
+    assert str(caught.value) == (
+        "there is no data set 'isic2015'; choose from: isic2016, isic2017, isic2018, ham10000, ph2, plain"
+    )
 
 
 def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
@@ -387,7 +881,7 @@ def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
         read(tmp_path / "nowhere")
     assert str(caught.value) == (
         f"{tmp_path}/nowhere is no folder; expected one that holds a data set "
-        "(isic2017, isic2018, ham10000, ph2, plain)"
+        "(isic2016, isic2017, isic2018, ham10000, ph2, plain)"
     )
 
 
@@ -397,23 +891,61 @@ def test_a_file_is_no_folder(tmp_path: Path) -> None:
         read(tmp_path / "data.zip")
 
 
-def test_a_folder_without_a_data_set_is_refused(tmp_path: Path) -> None:
-    plant(tmp_path, "photos/a.jpg", "a.jpg")
+EXPECTED = """expected, there or at most 3 folders deeper:
+  isic2016: ISBI2016_ISIC_Part1_*_Data/ISIC_* with ISBI2016_ISIC_Part1_*_GroundTruth/*_segmentation
+  isic2017: ISIC-2017_*_Data/ISIC_* with ISIC-2017_*_Part1_GroundTruth/*_segmentation
+  isic2018: ISIC2018_Task1-2_*_Input/ISIC_* with ISIC2018_Task1_*_GroundTruth/*_segmentation
+  ham10000: HAM10000_images*/ISIC_* with HAM10000_segmentations_lesion_tschandl/*_segmentation
+  ph2: IMD*/IMD*_Dermoscopic_Image/IMD* with IMD*/IMD*_lesion/*_lesion
+  plain: images/a.jpg with masks/a.png, each also in train/, val/ and test/, or a.jpg beside a_mask.png
+name the folders so, or give the folder above them"""
+
+
+@pytest.mark.parametrize(
+    ("files", "found"),
+    [
+        ((), ["nothing"]),
+        ((".hidden", "__MACOSX/images/a.png"), ["nothing"]),
+        (("photos/a.jpg", "a.jpg"), ["1 folder (photos), 1 .jpg", "  photos/: 1 .jpg"]),
+        (
+            [f"{name}/{n}.jpg" for name in "abcde" for n in range(12)] + ["a/x.CSV", "a/deeper/x.txt", "README"],
+            [
+                "5 folders (a, b, c, ...), 1 without suffix",
+                "  a/: 1 folder (deeper), 12 .jpg, 1 .csv",
+                "  b/: 12 .jpg",
+                "  c/: 12 .jpg",
+            ],
+        ),
+        ([f"a.{n}" for n in range(1, 7)], ["1 .1, 1 .2, 1 .3, 1 .4, ..."]),
+    ],
+)
+def test_where_no_data_set_is_found_it_says_what_there_is(
+    tmp_path: Path, files: tuple[str, ...], found: list[str]
+) -> None:
+    plant(tmp_path, *files)
     with pytest.raises(DataError) as caught:
         read(tmp_path)
-    assert str(caught.value) == (
-        f"{tmp_path} holds no data set that dermseg knows; expected the official folders of "
-        "isic2017, isic2018, ham10000, ph2, or images/ and masks/"
-    )
+    lines = "\n".join(found)
+    assert str(caught.value) == f"{tmp_path} holds no data set that dermseg knows; found {lines}\n{EXPECTED}"
 
 
 def test_a_source_asked_for_must_be_there(tmp_path: Path) -> None:
     plant_source(tmp_path / "a", "isic2017")
     with pytest.raises(DataError) as caught:
-        read(tmp_path, ["isic2017", "isic2018"])
-    assert str(caught.value) == (
-        f"{tmp_path} holds no isic2018; expected ISIC2018_Task1-2_*_Input/ISIC_* in it or one folder below"
-    )
+        read(tmp_path, ["isic2017", "isic2018", "plain"])
+    assert str(caught.value).splitlines() == [
+        f"{tmp_path} holds no isic2018 and no plain; found 1 folder (a)",
+        "  a/: 7 folders (ISIC-2017_Test_v2_Data, ISIC-2017_Test_v2_Part1_GroundTruth, ISIC-2017_Training_Data, ...)",
+        "expected, there or at most 3 folders deeper:",
+        *(line for line in EXPECTED.splitlines() if line.startswith(("  isic2018", "  plain"))),
+        "name the folders so, or give the folder above them",
+    ]
+
+
+def test_without_sources_nothing_is_found(tmp_path: Path) -> None:
+    plant_source(tmp_path, "isic2017")
+    with pytest.raises(DataError, match="holds no "):
+        read(tmp_path, [])
 
 
 # --- the real data sets --------------------------------------------------------------------------

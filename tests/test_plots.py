@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from dermseg.figures import Picture
+from dermseg.figures import PALETTE, Picture
 from dermseg.training import pictures, plots
 from dermseg.training.journal import History, Journal
 from dermseg.training.pictures import Pictures, spread
@@ -200,7 +200,7 @@ def test_predictions_of_one_class(tmp_path: Path, drawn: list[Figure]) -> None:
     scale = drawn[0].axes[2].get_images()[0]
     assert (scale.get_cmap().name, scale.get_clim()) == ("viridis", (0, 1))
     (outline,) = drawn[0].axes[3].collections
-    assert np.allclose(np.asarray(outline.get_edgecolor())[0, :3], np.array(plots.COLOURS[1]) / 255)
+    assert np.allclose(np.asarray(outline.get_edgecolor())[0, :3], np.array(PALETTE[1]) / 255)
     assert outline.get_paths()[0].contains_point((16, 16))
     heads = [place.get_title() for place in drawn[0].axes[:4]]
     assert heads == ["input", "truth", "probability", "mask (p > 0.40), truth orange"]
@@ -228,7 +228,7 @@ def test_predictions_of_several_classes_have_a_colour_each(tmp_path: Path, drawn
     )
     _, true, highest, mask = shown(drawn[0])
     for place, index in ((true[20, 4], 0), (true[4, 4], 1), (mask[20, 20], 0), (mask[4, 4], 0)):
-        nearest = min(range(2), key=lambda n: np.abs(place - np.array(plots.COLOURS[n], float)).sum())
+        nearest = min(range(2), key=lambda n: np.abs(place - np.array(PALETTE[n], float)).sum())
         assert nearest == index
     assert np.ptp(true[20, 20]) == 0  # grey where nothing is
     assert np.array_equal(highest, likely[1])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 from collections import Counter, defaultdict
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -18,7 +19,8 @@ from PIL import Image
 
 from dermseg import synthetic
 from dermseg.data import catalog
-from dermseg.data.catalog import ATTRIBUTES, Sample
+from dermseg.data.catalog import ATTRIBUTES, Part, Sample
+from dermseg.data.duplicates import near_duplicates
 from dermseg.data.splits import (
     ATTRIBUTE_TABLE,
     DEFAULT,
@@ -29,7 +31,6 @@ from dermseg.data.splits import (
     default_for,
     draw,
     draw_attributes,
-    near_duplicates,
     read,
     select,
     split_of,
@@ -44,15 +45,16 @@ NAMES = st.text("abcdefghij0123456789_", min_size=1, max_size=8)
 
 
 def sample(
-    id: str, group: str | None = None, *, source: str = "plain", folder: str = "x", lesion: bool = True
+    id: str, group: str | None = None, *, source: str = "plain", part: Part | None = None, lesion: bool = True
 ) -> Sample:
     return Sample(
         id=id,
-        image=Path(folder) / f"{id}.jpg",
+        image=Path(f"{id}.jpg"),
         masks={"lesion": Path(f"{id}.png")} if lesion else {},
         group=group or id,
         source=source,
         licence="none",
+        part=part,
     )
 
 
@@ -367,8 +369,8 @@ def challenge_samples(draw_: st.DrawFn) -> list[Sample]:
     later = draw_(st.dictionaries(st.integers(0, 60), st.booleans(), max_size=25))
     lesions = draw_(st.dictionaries(st.integers(100, 160), st.integers(0, 15), max_size=40))
     return [
-        *(sample(f"ISIC_{n}", source="isic2017", folder="ISIC-2017_Validation_Data") for n in sorted(validation)),
-        *(sample(f"ISIC_{n}", source="isic2017", folder="ISIC-2017_Training_Data") for n in sorted(training)),
+        *(sample(f"ISIC_{n}", source="isic2017", part="validation") for n in sorted(validation)),
+        *(sample(f"ISIC_{n}", source="isic2017", part="train") for n in sorted(training)),
         *(sample(f"ISIC_{n}", source="isic2018", lesion=lesion) for n, lesion in later.items()),
         *(sample(f"ISIC_{n}", f"HAM_{lesion}", source="ham10000") for n, lesion in lesions.items()),
     ]
@@ -454,10 +456,8 @@ def test_other_images_and_official_test_images_are_not_drawn(tmp_path: Path) -> 
     def of(id: str, source: str, **more: Path) -> Sample:
         return Sample(id, images[id], masks | more, id, source, "none")
 
-    held_out = tmp_path / "ISIC2018_Task1-2_Validation_Input"
-    held_out.mkdir()
-    images["ISIC_3"] = images["ISIC_3"].rename(held_out / "ISIC_3.jpg")
-    samples = [of("ISIC_1", "isic2018", lesion=tmp_path / "mask.png"), of("ISIC_2", "plain"), of("ISIC_3", "isic2018")]
+    held_out = replace(of("ISIC_3", "isic2018"), part="validation")
+    samples = [of("ISIC_1", "isic2018", lesion=tmp_path / "mask.png"), of("ISIC_2", "plain"), held_out]
     for side in SPLITS:
         assert draw_attributes(samples, {"ISIC_1": side}) == [("ISIC_1", "ISIC_1", side)]
 
@@ -472,21 +472,32 @@ def test_an_unknown_split_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("source", "folder"),
+    ("source", "part"),
     [
-        ("isic2017", "ISIC-2017_Validation_Data"),
-        ("isic2017", "ISIC-2017_Test_v2_Data"),
-        ("isic2018", "ISIC2018_Task1-2_Validation_Input"),
-        ("isic2018", "ISIC2018_Task1-2_Test_Input"),
-        ("ph2", "IMD003_Dermoscopic_Image"),
+        ("isic2016", "test"),
+        ("isic2017", "validation"),
+        ("isic2017", "test"),
+        ("isic2018", "validation"),
+        ("isic2018", "test"),
+        ("ph2", None),
     ],
 )
-def test_official_test_images_that_no_table_lists_are_never_trained_on(source: str, folder: str) -> None:
-    unlisted = [sample(f"ISIC_09{number:05d}", source=source, folder=folder) for number in range(50)]
+def test_official_test_images_that_no_table_lists_are_never_trained_on(source: str, part: Part | None) -> None:
+    unlisted = [sample(f"ISIC_09{number:05d}", source=source, part=part) for number in range(50)]
     table = read()
     assert {split_of(s, table) for s in unlisted} == {"test"}
-    training = [sample(s.id, folder="ISIC2018_Task1-2_Training_Input") for s in unlisted]
+    training = [sample(s.id, source="isic2018", part="train") for s in unlisted]
     assert {split_of(s, {}) for s in training} == set(SPLITS)
+
+
+@given(id=NAMES, group=NAMES)
+def test_the_parts_of_ones_own_data_set_are_its_splits(id: str, group: str) -> None:
+    sides: dict[Part, Split] = {"train": "train", "validation": "tune", "test": "test"}
+    for part, side in sides.items():
+        assert split_of(sample(id, group, part=part), {}) == side
+        assert split_of(sample(id, group, part=part), {"another": "train"}) == side
+    for name in (id, group):
+        assert {split_of(sample(id, group, part=part), {name: "tune"}) for part in sides} == {"tune"}
 
 
 def test_a_table_gives_the_split_of_ids_and_groups(tmp_path: Path) -> None:
@@ -506,12 +517,12 @@ def test_a_missing_table_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        (b"", " is no table of splits: expected the columns id, group, split"),
-        (b"id,split\na,train\n", " is no table of splits: expected the columns id, group, split"),
-        (b"\xff\xfe\x00\x81", " is no table of splits: expected the columns id, group, split"),
+        (b"", " is no table of splits: expected a CSV with the columns id, group, split"),
+        (b"id,split\na,train\n", " is no table of splits: expected a CSV with the columns id, group, split"),
+        (b"\xff\xfe\x00\x81", " is no table of splits: expected a CSV with the columns id, group, split"),
         (b"id,group,split\na,a,dev\n", ": a has split 'dev'; expected one of train, tune, test"),
         (b"id,group,split\na,a,Train\n", ": a has split 'Train'; expected one of train, tune, test"),
-        (b"id,group,split\na,a\n", ": a has split None; expected one of train, tune, test"),
+        (b"id,group,split\na,a\n", ": a has split ''; expected one of train, tune, test"),
         (b"id,group,split\na,L,train\na,L,test\n", ": a is in both train and test; it must be in one"),
         (b"id,group,split\na,L,train\nb,L,tune\n", ": L is in both train and tune; it must be in one"),
         (b"id,group,split\nL,x,train\nb,L,tune\n", ": L is in both train and tune; it must be in one"),

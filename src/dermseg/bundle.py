@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from dermseg.errors import BundleError, BundleIntegrityError, InputError, MissingExtraError
+from dermseg.errors import BundleError, BundleIntegrityError, InputError, extra
 from dermseg.imaging import write_bytes
+from dermseg.processing import STEPS
 
 if TYPE_CHECKING:
     from torch import nn
@@ -150,8 +151,8 @@ class Bundle:
             raise BundleError(
                 f"{path / MANIFEST} does not describe a bundle of this version: {where}: {first['msg']}"
             ) from error
-        if manifest.processing:
-            raise BundleError(f"{path} needs the processing {manifest.processing[0]!r}; install a newer dermseg")
+        if unknown := [name for name in manifest.processing if name not in STEPS]:
+            raise BundleError(f"{path} needs the processing {unknown[0]!r}; install a newer dermseg")
         if missing := set(manifest.classes) - set(manifest.thresholds):
             raise BundleError(f"{path / MANIFEST} has no threshold for {sorted(missing)[0]!r}; expected one a class")
         return cls(path, manifest)
@@ -184,12 +185,10 @@ class Bundle:
         Raises:
             MissingExtraError: Without torch.
         """
-        try:
+        with extra("running a bundle on torch", "train"):
             import safetensors.torch
 
             from dermseg.models import build
-        except ModuleNotFoundError as error:
-            raise MissingExtraError("running a bundle on torch", "train") from error
         architecture = self.manifest.architecture
         network = build(architecture.name, classes=len(self.manifest.classes), **architecture.arguments)
         state = {name: value.float() for name, value in safetensors.torch.load(self.read(WEIGHTS)).items()}
@@ -272,6 +271,7 @@ def model_card(manifest: Manifest) -> str:
         f"- **Finds**: {', '.join(manifest.classes)}",
         f"- **Network**: `{architecture.name}`, {architecture.parameters / 1e6:.2f} million parameters, "
         f"input {manifest.input_size} x {manifest.input_size} pixels, weights in float16",
+        *([f"- **Processing before the network**: {', '.join(manifest.processing)}"] if manifest.processing else []),
         f"- **Threshold on the probability**{', chosen on the split `tune`' * bool(data.sources)}: {thresholds}",
         f"- **Licence of the weights**: {manifest.licence}",
         f"- **Versions**: {', '.join(f'{name} {version}' for name, version in manifest.versions.items())}",

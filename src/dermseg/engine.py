@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dermseg.bundle import ONNX, Bundle
-from dermseg.errors import BundleError, InputError, MissingExtraError
+from dermseg.errors import BundleError, InputError, extra
 
 EngineName = Literal["auto", "onnx", "torch"]
 Device = Literal["auto", "cpu", "cuda"]
@@ -75,10 +75,8 @@ def _open_onnx(bundle: Bundle, threads: int | None) -> Engine:
 
 
 def _open_torch(bundle: Bundle, device: Device) -> Engine:
-    try:
+    with extra("the torch engine", "train"):
         import torch
-    except ModuleNotFoundError as error:
-        raise MissingExtraError("the torch engine", "train") from error
     if device == "cuda" and not torch.cuda.is_available():
         raise InputError("device 'cuda' was asked for, but torch finds no CUDA device here; use 'cpu' or 'auto'")
     place = torch.device("cuda" if device == "cuda" else "cpu")

@@ -16,7 +16,8 @@ DermsegError
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class DermsegError(Exception):
@@ -69,6 +70,15 @@ class MissingExtraError(DermsegError):
 
     def __init__(self, purpose: str, extra: str) -> None:
         super().__init__(f"{purpose} needs the extra {extra!r}: pip install 'dermseg[{extra}]'")
+
+
+@contextmanager
+def extra(purpose: str, name: str) -> Iterator[None]:
+    """Turn the failure of an import into the error that names the extra; ``purpose`` begins a sentence."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(purpose, name) from error
 
 
 def choose_from(given: str, known: Iterable[str]) -> str:

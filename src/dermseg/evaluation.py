@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import typing
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -14,9 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from dermseg.bundle import Bundle, Metric, Score
+from dermseg.data import tables
 from dermseg.data.catalog import Sample
 from dermseg.errors import DataError, DermsegError, InputError
-from dermseg.imaging import read_mask, write_bytes
+from dermseg.imaging import read_mask
 from dermseg.metrics import Interval
 from dermseg.protocols import ImageScore, Protocol, ProtocolName, Segmented, protocol_for
 
@@ -132,12 +131,10 @@ class EvaluationResult:
     def write_csv(self, path: Path) -> None:
         """Write one row an image (id, source, group, then each metric in full precision) to a UTF-8 file."""
         metrics = list(self.images[0].metrics) if self.images else []
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["id", "source", "group", *metrics])
-        for image in self.images:
-            writer.writerow([image.id, image.source, image.group, *(image.metrics[name] for name in metrics)])
-        write_bytes(path, text.getvalue().encode())
+        rows = (
+            [image.id, image.source, image.group, *(image.metrics[name] for name in metrics)] for image in self.images
+        )
+        tables.write(path, ["id", "source", "group", *metrics], rows)
 
 
 def evaluate(

@@ -26,6 +26,17 @@ Colour = tuple[int, int, int]
 LINE: Colour = (72, 224, 255)
 RIM: Colour = (8, 28, 40)
 
+PALETTE: tuple[Colour, ...] = (
+    (0, 114, 178),
+    (213, 94, 0),
+    (0, 158, 115),
+    (204, 121, 167),
+    (230, 159, 0),
+    (86, 180, 233),
+    (240, 228, 66),
+)
+"""Okabe and Ito's colours, which stay apart for every kind of colour vision; black is for marks."""
+
 INK: Colour = (60, 60, 60)
 PAPER: Colour = (255, 255, 255)
 

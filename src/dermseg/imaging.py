@@ -34,6 +34,7 @@ from dermseg.errors import BrokenImageError, ImageError, ImageTooLargeError, Inp
 Source = str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[np.uint8]
 Orientation = Literal["upright", "stored"]
 DEFAULT_MAX_MEGAPIXELS = 100.0
+MASK_THRESHOLD = 128
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
 
 Pixels = npt.NDArray[np.uint8]
@@ -135,7 +136,7 @@ class Photograph:
                 samples = _read_samples(image, self.name)
         else:
             samples = self._content
-        return _turn(samples, turn)
+        return turned(samples, turn)
 
 
 def open_image(
@@ -195,9 +196,7 @@ def open_image(
 
 
 def read_mask(source: Source, *, max_megapixels: float = DEFAULT_MAX_MEGAPIXELS) -> npt.NDArray[np.bool_]:
-    """Reads a mask as the ISIC challenge does: foreground is where the 8-bit grey value exceeds 128.
-
-    Colours and palettes are turned into grey, 16 bits into their upper 8; what is transparent is background.
+    """Reads a mask as the ISIC challenge does: foreground is where the grey value exceeds `MASK_THRESHOLD`.
 
     Returns:
         (H, W), True on foreground.
@@ -205,10 +204,24 @@ def read_mask(source: Source, *, max_megapixels: float = DEFAULT_MAX_MEGAPIXELS)
     Raises:
         DermsegError: As `open_image` and `Photograph.pixels`.
     """
+    return read_mask_values(source, max_megapixels=max_megapixels) > MASK_THRESHOLD
+
+
+def read_mask_values(source: Source, *, max_megapixels: float = DEFAULT_MAX_MEGAPIXELS) -> Pixels:
+    """Reads the 8-bit grey values of a mask's file.
+
+    Colours and palettes are turned into grey, 16 bits into their upper 8; what is transparent is background.
+
+    Returns:
+        (H, W), 0 to 255.
+
+    Raises:
+        DermsegError: As `open_image` and `Photograph.pixels`.
+    """
     samples = open_image(source, max_megapixels=max_megapixels)._samples()
-    if samples.ndim == 3:
-        samples = cast(Pixels, cv2.cvtColor(_opaque(samples, backdrop=0), cv2.COLOR_RGB2GRAY))
-    return samples > 128
+    if samples.ndim == 2:
+        return samples
+    return cast(Pixels, cv2.cvtColor(_opaque(samples, backdrop=0), cv2.COLOR_RGB2GRAY))
 
 
 @dataclass(frozen=True)
@@ -567,13 +580,13 @@ def _opaque(samples: Pixels, backdrop: int) -> Pixels:
     return ((samples[..., :3] * alpha + backdrop * (255 - alpha) + 127) // 255).astype(np.uint8)
 
 
-def _turn(samples: Pixels, exif_orientation: int) -> Pixels:
-    """Turns stored samples upright."""
-    turned: cv2.typing.MatLike = samples
+def turned(samples: Pixels, exif_orientation: int) -> Pixels:
+    """Turns stored samples, (H, W) or (H, W, C), upright; an EXIF orientation of 5 to 8 exchanges their sides."""
+    upright: cv2.typing.MatLike = samples
     if exif_orientation >= 5:
-        turned = cv2.transpose(turned)
+        upright = cv2.transpose(upright)
     if exif_orientation in (2, 3, 6, 7):
-        turned = cv2.flip(turned, 1)
+        upright = cv2.flip(upright, 1)
     if exif_orientation in (3, 4, 7, 8):
-        turned = cv2.flip(turned, 0)
-    return cast(Pixels, turned)
+        upright = cv2.flip(upright, 0)
+    return cast(Pixels, upright)

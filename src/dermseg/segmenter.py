@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -33,6 +30,8 @@ from dermseg.imaging import (
     open_image,
     write_bytes,
 )
+from dermseg.parallel import in_order
+from dermseg.processing import prepare
 
 Output = Literal["mask", "overlay", "result", "probability", "json"]
 OUTPUTS: tuple[Output, ...] = get_args(Output)
@@ -244,7 +243,7 @@ class Segmenter:
         photograph = open_image(source, max_megapixels=self._max_megapixels, orientation=self._orientation)
         geometry = Geometry.fit(*photograph.size, manifest.input_size)
         pixels = photograph.pixels(at_least=max(manifest.input_size, VIEW_SIZE))
-        canvas = geometry.apply(pixels, fill=manifest.normalisation.padding)
+        canvas = prepare(pixels, geometry, manifest.normalisation.padding, manifest.processing)
         image_CHW = (canvas.transpose(2, 0, 1).astype(np.float32) - self._mean) / self._std
         logits_KHW = self._engine(image_CHW[None])[0]
         return Prediction(
@@ -286,19 +285,7 @@ class Segmenter:
                 return ImageTooLargeError(f"an image is too large for the memory that is left: {error}")
             return prediction
 
-        count = workers or _cores()
-        waiting: deque[Future[Prediction | DermsegError]] = deque()
-        with ThreadPoolExecutor(count) as pool:
-            try:
-                for source in sources:
-                    waiting.append(pool.submit(work, source))
-                    if len(waiting) > 2 * count:
-                        yield waiting.popleft().result()
-                while waiting:
-                    yield waiting.popleft().result()
-            finally:
-                for future in waiting:
-                    future.cancel()
+        yield from in_order(work, sources, workers)
 
 
 def check_outputs(names: Sequence[str]) -> Sequence[Output]:
@@ -310,11 +297,6 @@ def check_outputs(names: Sequence[str]) -> Sequence[Output]:
     if unknown := [name for name in names or [""] if name not in OUTPUTS]:
         raise InputError(f"there is no output {unknown[0]!r}; choose from: {', '.join(OUTPUTS)}")
     return cast(Sequence[Output], names)
-
-
-def _cores() -> int:
-    """The cores this process may use, fewer than the machine's in many containers."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -63,14 +63,12 @@ def import_(
     Example:
     - `dermseg bundles import best_model.pth --recipe unet --set input_size=320 --licence MIT`
     """
-    from dermseg.errors import MissingExtraError
+    from dermseg.errors import extra
     from dermseg.training.recipes import load_recipe
 
     chosen = load_recipe(recipe, settings or [])
-    try:
+    with extra("importing weights", "train"):
         from dermseg.training.importing import import_weights
-    except ModuleNotFoundError as error:
-        raise MissingExtraError("importing weights", "train") from error
     bundle = import_weights(file, chosen, output or file.with_suffix(""), licence)
     typer.echo(bundle.path)
     typer.echo(f"next: dermseg evaluate --bundle {bundle.path} --data DATA --split test", err=True)

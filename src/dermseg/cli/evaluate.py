@@ -41,6 +41,9 @@ def evaluate(
         ),
     ] = Protocol.official,
     splits: Annotated[Path | None, typer.Option(help="A table of splits in place of the shipped one.")] = None,
+    quarantine: Annotated[
+        Path | None, typer.Option(help="A list of images to leave out [DATA/quarantine.csv if there is one].")
+    ] = None,
     threshold: Annotated[float | None, typer.Option(help="In place of the bundle's own.")] = None,
     device: Annotated[Device, typer.Option(help="auto is the CPU; cuda needs the extra 'train'.")] = Device.auto,
     record: Annotated[bool, typer.Option("--record", help="Write the scores into the bundle and its card.")] = False,
@@ -56,6 +59,7 @@ def evaluate(
     from dermseg.bundle import Bundle
     from dermseg.cli.progress import progress_bar
     from dermseg.data import catalog
+    from dermseg.data import quarantine as lists
     from dermseg.data import splits as tables
     from dermseg.imaging import make_folder, write_bytes
     from dermseg.segmenter import Segmenter
@@ -68,7 +72,11 @@ def evaluate(
         raise InputError("--protocol soft takes no threshold; it goes without --threshold")
     loaded = Bundle.load(bundle)
     classes = loaded.manifest.classes
-    samples = catalog.with_masks(catalog.read(data, source), classes)
+    found = catalog.read(data, source)
+    kept = lists.keep(found, quarantine or lists.find(data))
+    if len(kept) < len(found):
+        typer.echo(f"{len(found) - len(kept)} images in quarantine are left out", err=True)
+    samples = catalog.with_masks(kept, classes)
     chosen = tables.select(samples, split, tables.read(splits or tables.default_for(classes)))
     if not chosen:
         raise DataError(

@@ -9,6 +9,7 @@ from typer.core import TyperGroup
 
 from dermseg._version import __version__
 from dermseg.cli.bundles import bundles
+from dermseg.cli.data import data
 from dermseg.cli.evaluate import evaluate
 from dermseg.cli.example import example
 from dermseg.cli.predict import inference, predict
@@ -18,7 +19,7 @@ from dermseg.cli.train import train
 from dermseg.errors import DermsegError
 
 COMMANDS = (segment, train, evaluate, example, predict, inference)
-GROUPS = (recipes, bundles)
+GROUPS = (data, recipes, bundles)
 
 
 class _Commands(TyperGroup):

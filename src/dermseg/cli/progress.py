@@ -13,17 +13,40 @@ def progress_bar(count: int, title: str) -> Iterator[Callable[[], None]]:
 
     There is no bar for one image, nor where standard error is no terminal.
     """
-    if count == 1 or not sys.stderr.isatty():
+    if count == 1:
         yield lambda: None
+        return
+    done = 0
+    with progress_bars() as update:
+
+        def advance() -> None:
+            nonlocal done
+            done += 1
+            update(title, done, count)
+
+        yield advance
+
+
+@contextmanager
+def progress_bars(*, of_bytes: bool = False) -> Iterator[Callable[[str, int, int | None], None]]:
+    """Show a bar for each title that what is given is called with; with it go what is done and all there is, if known.
+
+    There are no bars where standard error is no terminal.
+    """
+    if not sys.stderr.isatty():
+        yield lambda *_: None
         return
     from rich.console import Console
     from rich.progress import (
         BarColumn,
+        DownloadColumn,
         MofNCompleteColumn,
         Progress,
         ProgressColumn,
         Task,
+        TaskID,
         TimeRemainingColumn,
+        TransferSpeedColumn,
     )
     from rich.text import Text
 
@@ -31,7 +54,14 @@ def progress_bar(count: int, title: str) -> Iterator[Callable[[], None]]:
         def render(self, task: Task) -> Text:
             return Text(f"{task.speed:.1f} images/s" if task.speed else "")
 
-    columns = (title, BarColumn(), MofNCompleteColumn(), Speed(), TimeRemainingColumn())
+    measures = (DownloadColumn(), TransferSpeedColumn()) if of_bytes else (MofNCompleteColumn(), Speed())
+    columns = ("{task.description}", BarColumn(), *measures, TimeRemainingColumn())
+    tasks: dict[str, TaskID] = {}
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(title, total=count)
-        yield lambda: progress.advance(task)
+
+        def update(title: str, done: int, total: int | None) -> None:
+            if title not in tasks:
+                tasks[title] = progress.add_task(title, total=total)
+            progress.update(tasks[title], completed=done, total=total)
+
+        yield update

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+import io
+import math
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from filelock import FileLock
 
 from dermseg.data.catalog import Sample
-from dermseg.errors import DataError, InputError
+from dermseg.errors import DataError, DermsegError, InputError
 from dermseg.imaging import Geometry, open_image, read_mask
+from dermseg.parallel import in_order
+from dermseg.processing import check_steps, prepare
 
 FORMAT = 1
 PADDING = 128
@@ -55,33 +58,38 @@ def load(
     samples: Sequence[Sample],
     classes: Sequence[str],
     size: int,
+    steps: Sequence[str] = (),
     *,
     folder: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> CachedImages:
-    """Open the cache of ``samples``, building it if the files or the size are new.
+    """Open the cache of ``samples``, building it if the files, the size or the steps are new.
+
+    A build that was interrupted goes on where it stopped; of several processes one builds and the others wait.
 
     Args:
         samples: Each with a mask for each of ``classes``.
         classes: Mask channels, in order.
         size: Side of the square, in pixels.
+        steps: Of ``dermseg.processing``, that each image goes through.
         folder: Where caches lie; ``default_folder()`` if None.
         progress: Called with images done and images in all while building.
 
     Raises:
+        InputError: If there is no such step.
         DataError: If there are no samples, or a mask has another size than its image.
         ImageError: If a file cannot be read.
     """
+    check_steps(steps)
     if not samples:
         raise DataError("there is no image with a mask to train on; check the data folder, its sources and the split")
     files = [path for sample in samples for path in (sample.image, *(sample.masks[name] for name in classes))]
-    with ThreadPoolExecutor() as pool:
-        digests = list(pool.map(_digest, files))
-    content = hashlib.sha256(b"".join(digests)).hexdigest()
-    key = hashlib.sha256(f"{FORMAT} {size} {content}".encode()).hexdigest()[:32]
+    content = hashlib.sha256(b"".join(in_order(_digest, files))).hexdigest()
+    made = " ".join([str(FORMAT), str(size), content, *steps])
+    key = hashlib.sha256(made.encode()).hexdigest()[:32]
     home = (folder or default_folder()) / key
     if not home.is_dir():
-        _build(home, samples, classes, size, progress)
+        _build(home, samples, classes, size, steps, progress)
     return CachedImages(
         np.load(home / "images.npy", mmap_mode="r"), np.load(home / "masks.npy", mmap_mode="r"), content
     )
@@ -99,39 +107,88 @@ def _build(
     samples: Sequence[Sample],
     classes: Sequence[str],
     size: int,
+    steps: Sequence[str],
     progress: Callable[[int, int], None] | None,
 ) -> None:
+    """Make a cache in a folder beside ``home``, go on with what a killed process left there, and rename it."""
+    part, count = home.with_name(f"{home.name}.part"), len(samples)
+    lock = FileLock(f"{home}.lock")
     try:
-        home.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f"{home.name}.", dir=home.parent))
+        part.parent.mkdir(parents=True, exist_ok=True)
+        with lock:
+            if home.is_dir():  # another process was first
+                return
+            part.mkdir(exist_ok=True)
+            with (
+                _Rows(part / "images.npy", (count, size, size, 3)) as images,
+                _Rows(part / "masks.npy", (count, len(classes), size, size)) as masks,
+            ):
+                kept = min(images.count, masks.count)
+                images.cut(kept)
+                masks.cut(kept)
+                pairs = in_order(lambda sample: fit(sample, classes, size, steps), samples[kept:])
+                for done, (image, channels) in enumerate(pairs, start=kept + 1):
+                    images.append(image)
+                    masks.append(channels)
+                    if progress is not None:
+                        progress(done, count)
+            part.rename(home)
+    except DermsegError:
+        shutil.rmtree(part, ignore_errors=True)  # of files that have to change
+        raise
     except OSError as error:
         raise InputError(
             f"{home.parent} cannot be written ({error.strerror}); set DERMSEG_CACHE to a folder that can"
         ) from error
-    try:
-        count = len(samples)
-        images = np.lib.format.open_memmap(scratch / "images.npy", "w+", np.uint8, (count, size, size, 3))
-        masks = np.lib.format.open_memmap(scratch / "masks.npy", "w+", np.uint8, (count, len(classes), size, size))
-
-        def fill(index: int) -> None:
-            images[index], masks[index] = _fit(samples[index], classes, size)
-
-        with ThreadPoolExecutor() as pool:
-            for done, _ in enumerate(pool.map(fill, range(count)), start=1):
-                if progress is not None:
-                    progress(done, count)
-        images.flush()
-        masks.flush()
-        try:
-            scratch.rename(home)
-        except OSError:
-            if not home.is_dir():  # else another process was first, with the same content
-                raise
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        if home.is_dir():  # else another process that waits would build beside the next one that comes
+            Path(lock.lock_file).unlink(missing_ok=True)
 
 
-def _fit(sample: Sample, classes: Sequence[str], size: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+class _Rows:
+    """A NumPy file of 8-bit values written row by row, so that memory holds none of it.
+
+    Attributes:
+        count: Whole rows in the file as it was found; 0 in a new one.
+    """
+
+    def __init__(self, path: Path, shape: tuple[int, ...]) -> None:
+        self._row = math.prod(shape[1:])
+        header = io.BytesIO()
+        np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": shape})
+        self._header = header.getvalue()
+        self._file = path.open("r+b" if path.exists() else "w+b")
+        same = self._file.read(len(self._header)) == self._header
+        self.count = (path.stat().st_size - len(self._header)) // self._row if same else 0
+
+    def __enter__(self) -> _Rows:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._file:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+
+    def cut(self, count: int) -> None:
+        """Keep the first rows only, and go on behind them."""
+        self._file.seek(0)
+        self._file.write(self._header)
+        self._file.seek(count * self._row, os.SEEK_CUR)
+        self._file.truncate()
+
+    def append(self, row: npt.NDArray[np.uint8]) -> None:
+        self._file.write(np.ascontiguousarray(row).data)
+
+
+def fit(
+    sample: Sample, classes: Sequence[str], size: int, steps: Sequence[str]
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+    """An image (size, size, 3) and its masks (classes, size, size) as the cache holds them.
+
+    Raises:
+        DataError: If a mask has another size than its image.
+        ImageError: If a file cannot be read.
+    """
     photograph = open_image(sample.image)
     geometry = Geometry.fit(*photograph.size, size)
     channels = np.zeros((len(classes), size, size), np.uint8)
@@ -143,4 +200,4 @@ def _fit(sample: Sample, classes: Sequence[str], size: int) -> tuple[npt.NDArray
                 f"{photograph.size[1]} x {photograph.size[0]}; a mask must have its image's size"
             )
         channels[channel] = geometry.apply(mask.astype(np.uint8) * 255, fill=0)
-    return geometry.apply(photograph.pixels(at_least=size), fill=PADDING), channels
+    return prepare(photograph.pixels(at_least=size), geometry, PADDING, steps), channels

@@ -8,33 +8,25 @@ fitted on ``test``.
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal, get_args
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from dermseg.data.catalog import ATTRIBUTES, Sample
+from dermseg.data import tables
+from dermseg.data.catalog import ATTRIBUTES, PLAIN, Sample
+from dermseg.data.duplicates import near_duplicates
 from dermseg.errors import DataError, InputError
-from dermseg.imaging import open_image, read_mask
+from dermseg.imaging import read_mask
 
 Split = Literal["train", "tune", "test"]
-Points = tuple[NDArray[np.float32], NDArray[np.float32]]  # places (N, 2) and SIFT descriptors (N, 128)
 SPLITS: tuple[Split, ...] = get_args(Split)
 DEFAULT = Path(__file__).parents[1] / "splits" / "default.csv"
 ATTRIBUTE_TABLE = DEFAULT.with_name("attributes.csv")
-
-# Two images show one lesion where this many points match under one similarity. In ISIC 2018 that holds for 94 pairs;
-# seen by eye, nearly all with 9 to 20 matches are of one lesion, those with fewer mostly share a ruler or hairs.
-MATCHING_POINTS = 9
-NEIGHBOURS = 24  # that an image is compared with by points; 88 of the 94 pairs are among them
 
 
 def read(path: Path = DEFAULT) -> dict[str, Split]:
@@ -47,15 +39,7 @@ def read(path: Path = DEFAULT) -> dict[str, Split]:
     if not path.is_file():
         raise InputError(f"there is no table of splits {path}; expected a CSV with the columns id, group, split")
     table: dict[str, Split] = {}
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            columns, rows = set(reader.fieldnames or ()), list(reader)
-    except (UnicodeDecodeError, csv.Error):
-        columns, rows = set(), []
-    if not {"id", "group", "split"} <= columns:
-        raise DataError(f"{path} is no table of splits: expected the columns id, group, split")
-    for row in rows:
+    for row in tables.read(path, ("id", "group", "split"), "table of splits"):
         side = row["split"]
         if side not in SPLITS:
             raise DataError(f"{path}: {row['id']} has split {side!r}; expected one of {', '.join(SPLITS)}")
@@ -78,11 +62,14 @@ def table_for(classes: Iterable[str]) -> dict[str, Split]:
 def split_of(sample: Sample, table: Mapping[str, Split]) -> Split:
     """The split of a sample: its id's, else its group's, else by rule.
 
-    The rule puts the challenges' validation and test images, and PH2, into ``test``; other images go to ``train``,
-    ``tune`` and ``test`` by a hash of their group (80, 10, 10 %).
+    The rule gives a user's own images the side that their folders name (``validation`` is ``tune``), and puts the
+    challenges' validation and test images, and PH2, into ``test``; other images go to ``train``, ``tune`` and ``test``
+    by a hash of their group (80, 10, 10 %).
     """
     if (side := table.get(sample.id) or table.get(sample.group)) is not None:
         return side
+    if sample.source == PLAIN and sample.part is not None:
+        return "tune" if sample.part == "validation" else sample.part
     if sample.source == "ph2" or _is_held_out(sample):
         return "test"
     share = _rank(sample.group) / 2**256
@@ -155,97 +142,6 @@ def draw_attributes(
     return [(id, groups[id], side[groups[id]]) for id in images]
 
 
-def near_duplicates(images: Mapping[str, Path]) -> dict[str, str]:
-    """Find the images that show one lesion: other exposures, scans, crops and photographs of it.
-
-    Each image is compared point by point with those that look most like it as a whole.
-
-    Returns:
-        The group of each image, named by its first member in the order of ids.
-    """
-    ids = sorted(images)
-    group = {id: id for id in ids}
-    if len(ids) < 2:
-        return group
-    with ThreadPoolExecutor() as pool:
-        thumbnails, points = zip(*pool.map(lambda id: _features(images[id]), ids), strict=True)
-        likeness = 0.3 * np.stack(thumbnails) @ np.stack(thumbnails).T + _likeness([found[1] for found in points])
-        np.fill_diagonal(likeness, -np.inf)
-        nearest = np.argsort(-likeness, axis=1, kind="stable")[:, : min(NEIGHBOURS, len(ids) - 1)]
-        pairs = np.unique([sorted((one, other)) for one, row in enumerate(nearest.tolist()) for other in row], axis=0)
-        matches = pool.map(lambda pair: _matches(points[pair[0]], points[pair[1]]), pairs.tolist())
-        for (one, other), count in zip(pairs.tolist(), matches, strict=True):
-            if count >= MATCHING_POINTS:
-                joined = {group[ids[one]], group[ids[other]]}
-                group |= {id: min(joined) for id, name in group.items() if name in joined}
-    return group
-
-
-def _features(image: Path) -> tuple[NDArray[np.float32], Points]:
-    """A thumbnail without its mean colour, of length 1, and the image's salient points."""
-    pixels = open_image(image).pixels()
-    thumbnail = cv2.resize(pixels, (32, 32), interpolation=cv2.INTER_AREA).astype(np.float32).ravel()
-    thumbnail -= thumbnail.mean()
-    scale = 256 / max(pixels.shape)
-    size = (max(1, round(pixels.shape[1] * scale)), max(1, round(pixels.shape[0] * scale)))
-    grey = cv2.cvtColor(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2GRAY)
-    even = cv2.createCLAHE(2, (8, 8)).apply(grey)
-    found, descriptors = cv2.SIFT_create(400, contrastThreshold=0.01).detectAndCompute(even, None)  # type: ignore[attr-defined]
-    if descriptors is None:
-        found, descriptors = [], np.zeros((0, 128), np.float32)
-    places = np.array([point.pt for point in found], np.float32).reshape(-1, 2)
-    return thumbnail / max(float(np.linalg.norm(thumbnail)), 1e-6), (places, descriptors)
-
-
-def _likeness(descriptors: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
-    """How alike images are in what points they have, wherever these lie (vectors of locally aggregated descriptors)."""
-    roots = [np.sqrt(own / np.maximum(own.sum(1, keepdims=True), 1)) for own in descriptors]
-    sample = np.concatenate([own[:: max(1, len(own) // 15)] for own in roots])
-    if not len(sample):
-        return np.zeros((len(roots), len(roots)), np.float32)
-    words = sample[np.linspace(0, len(sample) - 1, min(64, len(sample))).astype(int)]
-
-    def nearest(own: NDArray[np.float32]) -> NDArray[np.int64]:
-        word: NDArray[np.int64] = np.argmax(own @ words.T - np.square(words).sum(1) / 2, axis=1)
-        return word
-
-    for _ in range(10):  # k-means
-        word, sums = nearest(sample), np.zeros_like(words)
-        np.add.at(sums, word, sample)
-        counts = np.bincount(word, minlength=len(words))[:, None]
-        words = np.where(counts > 0, sums / np.maximum(counts, 1), words).astype(np.float32)
-    vectors = np.zeros((len(roots), *words.shape), np.float32)
-    for vector, own in zip(vectors, roots, strict=True):
-        word = nearest(own)
-        np.add.at(vector, word, own - words[word])
-    vectors /= np.maximum(np.linalg.norm(vectors, axis=2, keepdims=True), 1e-6)
-    flat = vectors.reshape(len(vectors), -1)
-    flat /= np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-6)
-    likeness: NDArray[np.float32] = flat @ flat.T
-    return likeness
-
-
-def _matches(one: Points, other: Points) -> int:
-    """How many points of two images are each other's clear best match and agree on one similarity."""
-    (places, descriptors), (other_places, other_descriptors) = one, other
-    if min(len(places), len(other_places)) < 5:
-        return 0
-    squares = np.square(descriptors).sum(1)[:, None] + np.square(other_descriptors).sum(1)
-    distance = squares - 2 * descriptors @ other_descriptors.T
-    nearest, rows = distance.argmin(1), np.arange(len(distance))
-    mutual = distance.argmin(0)[nearest] == rows
-    best = distance[rows, nearest]
-    distance[rows, nearest] = np.inf
-    clear = mutual & (best < 0.72 * distance.min(1))
-    if clear.sum() < 5:
-        return 0
-    similarity, agree = cv2.estimateAffinePartial2D(
-        places[clear], other_places[nearest[clear]], ransacReprojThreshold=4.0
-    )
-    scale = 0.0 if similarity is None else float(np.hypot(similarity[0, 0], similarity[1, 0]))
-    return int(agree.sum()) if 0.5 < scale < 2 else 0
-
-
 def _stratify(
     groups: Mapping[str, str], covered: Mapping[str, Sequence[float]], fixed: Mapping[str, Split]
 ) -> dict[str, Split]:
@@ -288,7 +184,7 @@ def _stratify(
 
 def _is_held_out(sample: Sample) -> bool:
     """Whether the image is of a challenge's validation or test set, by its official folder."""
-    return re.match(r"ISIC.*_(Validation|Test)_", sample.image.parent.name) is not None
+    return sample.part in ("validation", "test")
 
 
 def _tenths(groups: Iterable[str], sides: Sequence[Split]) -> dict[str, Split]:

@@ -74,6 +74,7 @@ def bundle_of(
         classes=recipe.classes,
         input_size=recipe.input_size,
         normalisation=Normalisation(mean=mean, std=std, padding=PADDING),
+        processing=recipe.processing,
         thresholds=thresholds,
         training_data=data,
         licence=licence,

@@ -33,6 +33,9 @@ class DataConfig(_Strict):
 
     sources: tuple[str, ...] | None = None
     splits: Path | None = Field(None, description="a CSV; None takes the shipped table of the recipe's classes")
+    quarantine: Path | None = Field(
+        None, description="a CSV of images to leave out; None takes quarantine.csv in the data's folder if there is one"
+    )
     sampling: Literal["uniform", "balanced"] = Field(
         "uniform", description="balanced draws images with rare classes more often"
     )
@@ -192,6 +195,9 @@ class Recipe(_Strict):
     freeze: tuple[str, ...] = Field((), description="parts of the network that keep their weights, such as encoder")
     classes: tuple[str, ...] = Field(("lesion",), min_length=1)
     input_size: int = Field(192, ge=32, le=2048)
+    processing: tuple[str, ...] = Field(
+        (), description="steps of dermseg.processing before the network, in training and in use"
+    )
     normalisation: Literal["symmetric", "unit", "imagenet", "isic"] = "symmetric"
     data: DataConfig = DataConfig()
     augmentation: AugmentationConfig = AugmentationConfig()
@@ -209,7 +215,9 @@ class Recipe(_Strict):
     )
     early_stopping: int | None = Field(None, ge=1, description="epochs without a better score after which to stop")
     ema: float = Field(0.999, ge=0, lt=1, description="decay of the weights' moving average, each step; 0 is none")
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "bf16-mixed"
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = Field(
+        "bf16-mixed", description="bf16-mixed is 32-true where the processor only emulates bfloat16"
+    )
     compile: bool = Field(False, description="torch.compile the network")
     deterministic: bool = True
     seed: int = Field(0, ge=0, lt=2**32)

@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from typing_extensions import override
 
-from dermseg.data.cache import PADDING, CachedImages
+from dermseg.data.cache import PADDING, CachedImages, fit
 from dermseg.training import journal, plots
 from dermseg.training.augmentation import augment
 from dermseg.training.config import Recipe
+from dermseg.training.prepare import sides
 
 FIGURES = Path("figures")
 SAMPLES = 16
@@ -58,15 +59,8 @@ class Pictures(Callback):
             return
         recipe: Any = pl_module.recipe
         chosen = spread(len(self._train), SAMPLES)
-        images, masks = (
-            torch.from_numpy(np.asarray(part[chosen])).float() / 255
-            for part in (self._train.images.transpose(0, 3, 1, 2), self._train.masks)
-        )
-        with _own_randomness(torch.device("cpu")):
-            torch.manual_seed(recipe.seed)
-            images, masks = augment(images, masks, recipe.augmentation, padding=PADDING / 255)
-        pixels = (images.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy()
-        plots.dataset_samples(list(pixels), list((masks > 0.5).numpy()), path, classes=recipe.classes)
+        images, masks = augmented(self._train.images[chosen], self._train.masks[chosen], recipe, recipe.seed)
+        plots.dataset_samples(list(images), list(masks), path, classes=recipe.classes)
 
     @override
     def on_validation_batch_end(
@@ -115,6 +109,52 @@ class Pictures(Callback):
         plots.detailed_metrics(history, figures / "detailed_metrics.png", classes=recipe.classes)
         plots.learning_rate(history, figures / "learning_rate.png")
         self._drawn = time.monotonic()
+
+
+def augmented(
+    images: NDArray[np.uint8], masks: NDArray[np.uint8], recipe: Recipe, seed: int
+) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """What training sees of cached images (N, S, S, 3) and masks (N, K, S, S); the random numbers stay as they are."""
+    with _own_randomness(torch.device("cpu")):
+        torch.manual_seed(seed)
+        seen, inside = augment(
+            torch.from_numpy(np.asarray(images)).permute(0, 3, 1, 2).float() / 255,
+            torch.from_numpy(np.asarray(masks)).float() / 255,
+            recipe.augmentation,
+            padding=PADDING / 255,
+        )
+    return (seen.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy(), (inside > 0.5).numpy()
+
+
+def preview(
+    recipe: Recipe, data: str | Path, path: Path, *, count: int = 6, variants: int = 4, seed: int | None = None
+) -> None:
+    """Draw what training sees: in each row an image as it is prepared, then as it is changed at random.
+
+    Args:
+        recipe: The settings.
+        data: A folder of data sets.
+        path: The PNG file to write.
+        count: Images, from all over the training images.
+        variants: Of each.
+        seed: Of the changes; the recipe's if None.
+
+    Raises:
+        DataError: If the data sets cannot be read.
+    """
+    train, _ = sides(recipe, data)
+    shown: list[NDArray[np.uint8]] = []
+    outlines: list[NDArray[np.bool_]] = []
+    for row, index in enumerate(spread(len(train), count)):
+        image, masks = fit(train[index], recipe.classes, recipe.input_size, recipe.processing)
+        images = np.repeat(image[None], variants, axis=0)
+        seen, inside = augmented(
+            images, np.repeat(masks[None], variants, axis=0), recipe, (recipe.seed if seed is None else seed) + row
+        )
+        shown += [image, *seen]
+        outlines += [masks > 127, *inside]
+    title = f"{recipe.name}: each image as it is prepared, then as training sees it"
+    plots.dataset_samples(shown, outlines, path, classes=recipe.classes, columns=1 + variants, title=title)
 
 
 def spread(count: int, most: int) -> NDArray[np.int64]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dermseg.figures import Colour, Picture, outline
+from dermseg.figures import PALETTE, Picture, outline
 from dermseg.imaging import make_folder, write_bytes
 from dermseg.metrics import Confusion
 from dermseg.training.journal import History, Row, read
@@ -26,16 +26,6 @@ if TYPE_CHECKING:
 Masks = NDArray[np.bool_]
 """One image's masks by class, (K, H, W)."""
 
-# Okabe and Ito's colours, which stay apart for every kind of colour vision; black is for marks.
-COLOURS: tuple[Colour, ...] = (
-    (0, 114, 178),
-    (213, 94, 0),
-    (0, 158, 115),
-    (204, 121, 167),
-    (230, 159, 0),
-    (86, 180, 233),
-    (240, 228, 66),
-)
 DASHES = ("-", "--", ":", "-.")
 GREY = "#555555"
 DPI, PICTURE_DPI = 110, 90
@@ -146,7 +136,15 @@ def learning_curves(
     _save(figure, output)
 
 
-def dataset_samples(images: Sequence[Picture], masks: Sequence[Masks], path: Path, *, classes: Sequence[str]) -> None:
+def dataset_samples(
+    images: Sequence[Picture],
+    masks: Sequence[Masks],
+    path: Path,
+    *,
+    classes: Sequence[str],
+    columns: int = 4,
+    title: str = "Training images after augmentation, masks outlined",
+) -> None:
     """Draw training images as the network gets them, with the outlines of their masks.
 
     Args:
@@ -154,15 +152,17 @@ def dataset_samples(images: Sequence[Picture], masks: Sequence[Masks], path: Pat
         masks: Of each image, bool (K, H, W).
         path: The PNG file to write.
         classes: Names of the K classes.
+        columns: Images in a row, at most.
+        title: Stands above all.
     """
-    columns = min(4, max(1, len(images)))
+    columns = min(columns, max(1, len(images)))
     rows = -(-max(1, len(images)) // columns)
     figure, axes = _grid(rows, columns, (2.2 * columns, 2.2 * rows + 0.5), PICTURE_DPI)
     for place, image, mask in zip(axes, images, masks, strict=False):
         place.imshow(_outlined(image, mask))
     for place in axes:
         place.set_axis_off()
-    figure.suptitle("Training images after augmentation, masks outlined", fontsize=11)
+    figure.suptitle(title, fontsize=11)
     _name_classes(figure, classes)
     _save(figure, path)
 
@@ -265,7 +265,7 @@ def _line(
         [row[at] for row in rows],
         values,
         color=_shade(index),
-        linestyle=DASHES[index // len(COLOURS) % len(DASHES)],
+        linestyle=DASHES[index // len(PALETTE) % len(DASHES)],
         linewidth=1.6,
         marker="o" if len(rows) <= FEW else None,  # a line of one point is not seen
         markersize=3.5,
@@ -301,13 +301,13 @@ def _name_classes(figure: Figure, classes: Sequence[str]) -> None:
 
 
 def _shade(index: int) -> tuple[float, float, float]:
-    red, green, blue = COLOURS[index % len(COLOURS)]
+    red, green, blue = PALETTE[index % len(PALETTE)]
     return red / 255, green / 255, blue / 255
 
 
 def _outlined(image: Picture, masks: Masks) -> Picture:
     for index, mask in enumerate(masks):
-        colour = COLOURS[index % len(COLOURS)]
+        colour = PALETTE[index % len(PALETTE)]
         image = outline(image, mask, colour, 1) if len(masks) > 1 else outline(image, mask)
     return image
 
@@ -316,7 +316,7 @@ def _coloured(image: Picture, masks: Masks) -> Picture:
     """The image, dark and grey, under each class's colour; smaller regions on top."""
     drawn = np.repeat(image.mean(axis=2, keepdims=True) * 0.6, 3, axis=2)
     for index in sorted(range(len(masks)), key=lambda index: -int(masks[index].sum())):
-        drawn[masks[index]] = 0.35 * drawn[masks[index]] + 0.65 * np.array(COLOURS[index % len(COLOURS)])
+        drawn[masks[index]] = 0.35 * drawn[masks[index]] + 0.65 * np.array(PALETTE[index % len(PALETTE)])
     return drawn.astype(np.uint8)
 
 

@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from dermseg.bundle import Bundle, TrainingData
-from dermseg.data import cache, catalog, splits
+from dermseg.data import cache, catalog, quarantine, splits
 from dermseg.data.cache import CachedImages
+from dermseg.data.catalog import Sample
 from dermseg.errors import DataError
 from dermseg.training.bundling import initialisation_of
 from dermseg.training.config import Recipe
@@ -43,7 +44,7 @@ def prepare(
     *,
     at_most: int | None = None,
     cache_folder: Path | None = None,
-    report: Callable[[str], None] = print,
+    progress: Callable[[int, int], None] | None = None,
 ) -> RunData:
     """Find the images of each side and fit them into the recipe's size, once.
 
@@ -52,26 +53,23 @@ def prepare(
         data: A folder of data sets in their official layouts.
         at_most: Use only about so many images a side, from all over it.
         cache_folder: Where resized images are kept; ``dermseg.data.cache.default_folder()`` if None.
-        report: Takes a line now and then.
+        progress: Called with images done and images in all while they are fitted, for each side anew.
 
     Raises:
         DataError: If the data sets cannot be read, or a split is empty.
     """
-    samples = catalog.with_masks(catalog.read(data, recipe.data.sources), recipe.classes)
-    table = splits.read(recipe.data.splits or splits.default_for(recipe.classes))
-    train, tune = (splits.select(samples, side, table) for side in ("train", "tune"))
-    # An image that several data sets share is scored once, by the first one's mask.
-    tune = list({sample.id: sample for sample in reversed(tune)}.values())[::-1]
-    for side, found in (("train", train), ("tune", tune)):
-        if not found:
-            raise DataError(
-                f"{data} has no image with masks of {', '.join(recipe.classes)} in the split {side!r}; "
-                "training needs some"
-            )
+    train, tune = sides(recipe, data)
     if at_most is not None:
         train, tune = (found[:: -(-len(found) // at_most)] for found in (train, tune))
     train_images, tune_images = (
-        cache.load(found, recipe.classes, recipe.input_size, folder=cache_folder, progress=_now_and_then(report))
+        cache.load(
+            found,
+            recipe.classes,
+            recipe.input_size,
+            recipe.processing,
+            folder=cache_folder,
+            progress=progress,
+        )
         for found in (train, tune)
     )
     sources = tuple(sorted({sample.source for sample in tune}))
@@ -90,8 +88,30 @@ def prepare(
     )
 
 
-def _now_and_then(report: Callable[[str], None], seconds: float = 10) -> Callable[[int, int], None]:
-    """Report progress at most every ``seconds``."""
+def sides(recipe: Recipe, data: str | Path) -> tuple[list[Sample], list[Sample]]:
+    """The samples a recipe trains on, and those it is tuned on, of a folder of data sets; without quarantined ones.
+
+    Raises:
+        DataError: If the data sets cannot be read, or a side is empty.
+    """
+    samples = catalog.read(data, recipe.data.sources)
+    samples = quarantine.keep(samples, recipe.data.quarantine or quarantine.find(Path(data)))
+    samples = catalog.with_masks(samples, recipe.classes)
+    table = splits.read(recipe.data.splits or splits.default_for(recipe.classes))
+    train, tune = (splits.select(samples, side, table) for side in ("train", "tune"))
+    # An image that several data sets share is scored once, by the first one's mask.
+    tune = list({sample.id: sample for sample in reversed(tune)}.values())[::-1]
+    for side, found in (("train", train), ("tune", tune)):
+        if not found:
+            raise DataError(
+                f"{data} has no image with masks of {', '.join(recipe.classes)} in the split {side!r}; "
+                "training needs some"
+            )
+    return train, tune
+
+
+def now_and_then(report: Callable[[str], None], seconds: float = 10) -> Callable[[int, int], None]:
+    """Progress that takes a line at most every ``seconds``."""
     last = time.monotonic()
 
     def progress(done: int, count: int) -> None:

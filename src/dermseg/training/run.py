@@ -41,7 +41,7 @@ from dermseg.training.journal import Journal
 from dermseg.training.manifest import Manifest
 from dermseg.training.module import SegmentationTraining
 from dermseg.training.pictures import Pictures
-from dermseg.training.prepare import RunData, prepare
+from dermseg.training.prepare import RunData, now_and_then, prepare
 from dermseg.training.progress import EpochLines, LiveProgress
 from dermseg.training.recipes import load_recipe
 from dermseg.training.tracking import flattened, open_tracker
@@ -112,14 +112,16 @@ def train(
         _check_folder(folder, resume)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     lightning.seed_everything(recipe.seed, verbose=False)
-    run_data = prepare(recipe, data, at_most=DEBUG_IMAGES if debug else None, cache_folder=cache_folder, report=report)
+    run_data = prepare(
+        recipe, data, at_most=DEBUG_IMAGES if debug else None, cache_folder=cache_folder, progress=now_and_then(report)
+    )
     report(
         f"{len(run_data.train)} images to train on, {len(run_data.tune.images)} to tune on; run folder {folder}; "
         f"the network begins with {run_data.description.initialisation}"
     )
     arguments: dict[str, Any] = {
         "accelerator": "gpu" if device == "cuda" else device,
-        "precision": recipe.precision,
+        "precision": _precision(recipe, device, report),
         "accumulate_grad_batches": recipe.optimizer.accumulate,
         "logger": False,
         "enable_model_summary": False,
@@ -293,6 +295,19 @@ def _short(recipe: Recipe, devices: int) -> Recipe:
             "data": recipe.data.model_copy(update={"images_per_epoch": None}),
         }
     )
+
+
+def _precision(recipe: Recipe, device: str, report: Callable[[str], None]) -> str:
+    """The recipe's precision; float32 in place of a bfloat16 that is emulated, which takes many times as long."""
+    if device == "cuda" or (device == "auto" and torch.cuda.is_available()):
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+        native = any(found for name, found in capabilities.items() if "bf16" in name)
+    if recipe.precision != "bf16-mixed" or native:
+        return recipe.precision
+    report("this processor only emulates bfloat16: training in float32")
+    return "32-true"
 
 
 def _check_devices(recipe: Recipe, device: str, devices: int, nodes: int, find_lr: bool) -> None:
