@@ -212,7 +212,7 @@ def split(
     source: Sources = None,
     copies: Annotated[bool, typer.Option(help="Keep copies and near copies of an image on one side.")] = True,
     table: Annotated[
-        Path | None, typer.Option(help="Draw nothing: report on this table, or on the shipped one ('default').")
+        Path | None, typer.Option(help="Draw nothing: report on this table, or a shipped one: default, attributes.")
     ] = None,
     against: Annotated[
         Path | None, typer.Option(help="Another table of splits (CSV) or data set (folder): report what leaks into it.")
@@ -248,10 +248,9 @@ def split(
         typer.echo(f"passed over: {path}: {error}", err=True)
     make_folder(output)
     if table is not None:
-        sides = tables.read(tables.DEFAULT if str(table) == "default" else table)
-        drawn: Mapping[str, Sequence[splitting.Row]] = {
-            table.stem: [splitting.Row(s.id, s.group, tables.split_of(s, sides)) for s in samples]
-        }
+        sides = tables.read({"default": tables.DEFAULT, "attributes": tables.ATTRIBUTE_TABLE}.get(str(table), table))
+        by_id = {s.id: splitting.Row(s.id, s.group, tables.split_of(s, sides)) for s in samples}
+        drawn: Mapping[str, Sequence[splitting.Row]] = {table.stem: list(by_id.values())}
     else:
         own = {sample.image: sample.id for sample in samples}
         pairs = find_pairs({image: taken for image, taken in fingerprints.items() if image in own})

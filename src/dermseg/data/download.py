@@ -7,8 +7,6 @@ that it is done. What is under way lies in ``.downloads`` and is used by the nex
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import logging
 import os
@@ -23,6 +21,7 @@ import requests
 from filelock import FileLock, Timeout
 
 from dermseg._version import __version__
+from dermseg.data import tables
 from dermseg.data.archive import Limits, Progress, unpacked
 from dermseg.data.sources import ISIC, Archive, DataSet, find
 from dermseg.data.transfer import Patience, Report, ResumingDownloader
@@ -242,9 +241,9 @@ class _Job:
             with unpacked(path, target, limits=self.limits, progress=self.progress):
                 _write_record(home, archive, record)
         else:
-            table = _as_csv(path)
+            rows = tables.read(path, ("image_id", "lesion_id"), "metadata of HAM10000")
             _write_record(home, archive, record)
-            write_bytes(target, table)
+            tables.write(target, list(rows[0]) if rows else [], (row.values() for row in rows))
         write_bytes(home / LICENCE, _notice(dataset).encode())
         if archive.sha256:
             self.report(f"{archive.name}: its SHA-256 is the published one")
@@ -316,18 +315,3 @@ def _find_in_repository(archive: Archive, doi: str, timeout: float) -> tuple[str
     except (requests.RequestException, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{archive.name}: was not found in the repository of doi:{doi} ({error})") from error
     return (url, listing.registry[name]) if archive.is_zip else (f"{url}?format=original", None)
-
-
-def _as_csv(path: Path) -> bytes:
-    """The content of HAM10000's table, with commas also where Dataverse gave it with tabs."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path.name} is no text where a table is expected") from error
-    header = text.partition("\n")[0]
-    rows = list(csv.reader(io.StringIO(text), delimiter="\t" if "\t" in header else ","))
-    if not rows or not {"image_id", "lesion_id"} <= set(rows[0]):
-        raise DataError(f"{path.name} is no metadata of HAM10000: expected columns image_id and lesion_id")
-    table = io.StringIO()
-    csv.writer(table, lineterminator="\n").writerows(rows)
-    return table.getvalue().encode()

@@ -98,7 +98,7 @@ def find(sides: Mapping[str, Sequence[Sample]], fingerprints: Mapping[Path, Fing
             if one != other and left.id != right.id and left.group != right.group:
                 leak = _leak("copy", one, left, other, right, round(pair.likeness, 3))
                 copies.setdefault((one, left.id, other, right.id), leak)
-    return Leakage({side: len(samples) for side, samples in sides.items()}, [*leaks, *copies.values()])
+    return Leakage({side: len({s.id for s in samples}) for side, samples in sides.items()}, [*leaks, *copies.values()])
 
 
 def _shared(
