@@ -153,7 +153,8 @@ def copied_pair(source: str, target: str, kind: str) -> Plant:
     def plant(root: Path) -> Found:
         for folder in (OWN, OWN_MASKS):
             shutil.copy(root / folder / f"{source}.png", root / folder / f"{target}.png")
-        return kind, OWN / f"{max(source, target)}.png"
+        first, last = sorted((source, target))
+        return kind, OWN / f"{first if 'leak' in kind else last}.png"  # the image of train
 
     return plant
 

@@ -144,6 +144,35 @@ def test_paths_that_lead_elsewhere(path: Path, name: str) -> None:
     refused(make(path, [*HONEST, (named(name), b"hostile")]), "a path that may lead out of its folder")
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "NUL",
+        "set/CON.png",
+        "aux",
+        "set/Prn.tar.gz",
+        "com1/a.jpg",
+        "set/lpt9.txt",
+        "COM\u00b2.jpg",
+        "nul .jpg",
+        "conin$",
+        "a.jpg.",
+        "a.jpg ",
+        "set./a.jpg",
+        "set /a.jpg",
+        "...",
+        "aux/",
+    ],
+)
+def test_names_that_windows_takes_for_others(path: Path, name: str) -> None:
+    refused(make(path, [*HONEST, (named(name), b"")]), "a name that Windows takes for a device or for another name")
+
+
+def test_names_that_are_only_like_those_of_devices(path: Path, tmp_path: Path) -> None:
+    names = ["console.jpg", "nul_1.jpg", "com10.txt", "com.png", "nuls/a.con", "com/a", ".nul", "a b.jpg", " a"]
+    assert unpack(make(path, [(name, b"x") for name in names]), tmp_path / "out").keys() == set(names)
+
+
 @pytest.mark.parametrize("name", ["a" * 256, "set/" + "ä" * 128, "/".join(["folder"] * 150)])
 def test_names_too_long(path: Path, name: str) -> None:
     refused(make(path, [(name, b"x")]), "a name of more bytes than a disk takes")

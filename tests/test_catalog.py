@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 import time
@@ -427,8 +428,7 @@ def test_the_part_is_what_the_data_sets_own_folders_say(
     if source == "plain":
         expected = dict.fromkeys(expected, "test")
     assert parts(read(tmp_path)) == expected
-    if source == "plain":  # nor, of the folder that is read, of one's own
-        assert parts(read(tmp_path / "test")) == dict.fromkeys(expected)
+    assert parts(read(tmp_path / "test")) == expected
 
 
 @pytest.mark.parametrize(("word", "part"), [("Training", "train"), ("Validation", "validation"), ("Test", "test")])
@@ -451,6 +451,13 @@ def test_each_part_of_isic_2018_is_named(tmp_path: Path, word: str, part: str) -
         ("validation", "validation", "tune"),
         ("test", "test", "test"),
         ("Testing", "test", "test"),
+        ("Training_set", "train", "train"),
+        ("train-images", "train", "train"),
+        ("Val Set", "validation", "tune"),
+        ("tune", "validation", "tune"),
+        ("test_set", "test", "test"),
+        ("testdata", "test", "test"),
+        ("TEST_imgs", "test", "test"),
     ],
 )
 def test_folders_of_ones_own_name_part_and_split(tmp_path: Path, pattern: str, word: str, part: str, side: str) -> None:
@@ -496,6 +503,62 @@ def test_a_mask_of_another_part_or_of_none_is_not_an_images(tmp_path: Path) -> N
 def test_the_innermost_part_counts(tmp_path: Path) -> None:
     plant(tmp_path, "train/images/test/a.png", "train/masks/test/a.png", "test/train/images/b.png")
     assert parts(read(tmp_path)) == {"a": "test", "b": "train"}
+
+
+@pytest.mark.parametrize("name", ["attest", "tests", "contest_set", "test2", "trainer", "set", "values", "latest"])
+def test_a_name_that_is_like_a_parts_is_none(tmp_path: Path, name: str) -> None:
+    plant(tmp_path, f"{name}/images/a.png", f"{name}/masks/a.png")
+    assert parts(read(tmp_path)) == {"a": None}
+
+
+@pytest.mark.parametrize("place", ["", "images/", "mine/images/"])
+@pytest.mark.parametrize("is_link", [False, True])
+def test_the_name_of_the_folder_that_is_read_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, is_link: bool
+) -> None:
+    home = tmp_path / "test_set"
+    if is_link:
+        (tmp_path / "disk").mkdir()
+        home.symlink_to("disk")
+    plant(home, f"{place}a.jpg", f"{place}a_mask.png")
+    assert parts(read(home)) == {"a": "test"}
+    if not is_link:
+        monkeypatch.chdir(home)
+        assert parts(read(".")) == {"a": "test"}
+    plant(home, "val/images/b.jpg", "val/masks/b.png", "train/images/c.jpg", "train/masks/c.png")
+    if place == "mine/images/":
+        with pytest.raises(DataError, match=r"holds images in train/ and in mine/"):
+            read(home)
+    else:
+        assert parts(read(home)) == {"a": "test", "b": "validation", "c": "train"}
+
+
+@pytest.mark.parametrize(
+    ("place", "files"),
+    [
+        ("", ("Train/images/a.png", "holdout/images/b.png", "holdout/masks/b.png", "test_set/images/c.png")),
+        ("", ("Train/a.png", "Train/a_mask.png", "holdout/deeper/b.png", "holdout/deeper/b_mask.png")),
+        ("images", ("images/Train/a.png", "images/holdout/b.png", "masks/Train/a.png", "masks/holdout/b.png")),
+    ],
+)
+def test_a_folder_of_images_without_a_part_beside_parts_is_refused(
+    tmp_path: Path, place: str, files: tuple[str, ...]
+) -> None:
+    plant(tmp_path / "mine", *files)
+    with pytest.raises(DataError) as caught:
+        read(tmp_path)
+    assert str(caught.value) == (
+        f"{tmp_path / 'mine' / place} holds images in Train/ and in holdout/, and it cannot be said on which side the "
+        "latter are; expected train, val or test as the name of each such folder (or, say, test_set): rename it, or "
+        "move it away"
+    )
+
+
+def test_folders_without_images_of_ones_own_may_lie_beside_parts(tmp_path: Path) -> None:
+    plant(tmp_path, "train/images/a.png", "train/masks/a.png", "test/images/b.png", "results/c.png", "docs/notes.txt")
+    plant(tmp_path, "train/masks/old/a.png", "train/images/thumbnails/deeper/a.png")
+    plant_source(tmp_path / "public", "isic2017")
+    assert parts([s for s in read(tmp_path) if s.source == "plain"]) == {"a": "train", "b": "test"}
 
 
 def test_images_of_one_name_in_several_data_sets_of_ones_own_are_kept_apart_and_fall_on_one_side(
@@ -697,18 +760,37 @@ def test_images_without_masks_count_near_the_folder_alone(tmp_path: Path) -> Non
     assert parts(read(tmp_path)) == {"a": None, "b": "test"}
 
 
-def test_an_unreadable_folder_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_cannot_be_listed_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plant_source(tmp_path, "plain")
-    plant(tmp_path, "lost+found/x")
+    plant(tmp_path, "lost+found/x")  # on every disk, and nobody's
     scandir = os.scandir
 
     def guarded(path: Path) -> os._ScandirIterator[str]:
-        if Path(path).name == "lost+found":
-            raise PermissionError
+        if Path(path).name in ("lost+found", "locked"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         return scandir(str(path))
 
     monkeypatch.setattr("os.scandir", guarded)
     assert [sample.id for sample in read(tmp_path)] == ["a", "b", "c"]
+    plant(tmp_path, "locked/images/d.png")
+    with pytest.raises(InputError) as caught:
+        read(tmp_path)
+    assert str(caught.value) == (
+        f"{tmp_path}/locked cannot be listed (Permission denied), and it may hold images; allow reading it, or move "
+        "it away"
+    )
+
+
+def test_links_to_nothing_or_to_themselves_are_no_folders(tmp_path: Path) -> None:
+    plant_source(tmp_path, "plain")
+    for place in (tmp_path, tmp_path / "masks"):
+        (place / "loop").symlink_to("loop")
+        (place / "broken").symlink_to("nowhere")
+    assert [sample.id for sample in read(tmp_path)] == ["a", "b", "c"]
+    (tmp_path / "images/d.jpg").symlink_to("d.jpg")
+    *_, sample = read(tmp_path)
+    with pytest.raises(InputError, match=r"images/d\.jpg does not exist"):
+        open_image(sample.image)
 
 
 # --- HAM10000 in images/ and masks/ --------------------------------------------------------------

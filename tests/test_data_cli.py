@@ -92,9 +92,8 @@ def test_what_is_in_quarantine_is_neither_scored_nor_trained_on(mine: Path) -> N
     (mine / "quarantine.csv").write_text(f"id,source\n{ids[0]},plain\n{ids[1]},plain\n")
     result = CliRunner().invoke(app, ["evaluate", "--data", str(mine), "--split", "all"])
     assert result.exit_code == 0, result.output
-    assert "2 images in quarantine are left out" in result.output
+    assert f"2 of 2 images listed in {mine / 'quarantine.csv'} are left out" in result.output
     assert [row["id"] for row in table(Path("evaluation/scores.csv"))] == ids[2:]
-    prepared = run("prepare", mine, "--set", "data.sources=[plain]", "--set", "input_size=32").output
     rows = [(id, id, "tune" if number % 5 == 0 else "train") for number, id in enumerate(ids)]
     Path("mine.csv").write_text("id,group,split\n" + "".join(f"{','.join(row)}\n" for row in rows))
     kept = ["--set", "data.sources=[plain]", "--set", "input_size=32", "--set", "data.splits=mine.csv"]
@@ -138,6 +137,38 @@ def test_split_reports_what_leaks_into_another_data_set(mine: Path, tmp_path: Pa
     assert "0 ids, 0 groups and 1 pairs of copies" in output
     (leak,) = table(Path("data-split/splits_leaks.csv"))
     assert (leak["one"], leak["other"], leak["kind"]) == (images[7].stem, "copy", "copy")
+    assert leak["other_side"] == "all of other"
+
+
+def test_a_mirror_image_is_a_copy(mine: Path) -> None:
+    image = sorted((mine / "images").iterdir())[7]
+    with Image.open(image) as picture:
+        picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(mine / "images" / "mirrored.png")
+    Image.fromarray(read_mask(mine / "masks" / image.name)[:, ::-1]).save(mine / "masks" / "mirrored.png")
+    run("split", mine)
+    sides = splits.read(Path("data-split/splits.csv"))
+    assert sides[image.stem] == sides["mirrored"]
+
+
+def test_own_sides_are_not_forgotten_silently(mine: Path) -> None:
+    for number, image in enumerate(sorted((mine / "images").iterdir())):
+        part = "test" if number < 5 else "train"
+        for kind in ("images", "masks"):
+            (mine / part / kind).mkdir(parents=True, exist_ok=True)
+            (mine / kind / image.name).rename(mine / part / kind / image.name)
+    for kind in ("images", "masks"):
+        (mine / kind).rmdir()
+    assert "the data have sides of their own, which this draw does not keep" in run("split", mine).output
+    run("split", mine, "--method", "official")
+    tested = [row["id"] for row in table(Path("data-split/splits.csv")) if row["split"] == "test"]
+    assert tested == sorted(path.stem for path in (mine / "test" / "images").iterdir())
+
+
+def test_corrected_masks_go_to_a_new_folder(mine: Path) -> None:
+    invert(sorted((mine / "masks").iterdir())[3])
+    result = run("check", mine, "--fix", mine, code=1)
+    assert result.output.startswith("error: ")
+    assert "inverted-mask" not in result.output  # said before anything is checked
 
 
 def test_split_reports_on_a_table_that_is_there(mine: Path) -> None:

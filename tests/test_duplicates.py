@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from itertools import combinations
 from pathlib import Path
@@ -19,6 +20,7 @@ from dermseg import synthetic
 from dermseg.data import catalog
 from dermseg.data.duplicates import (
     BYTES,
+    PAIRS_EACH,
     _turn,
     find_pairs,
     fingerprint,
@@ -174,6 +176,29 @@ def test_many_are_compared_in_parts() -> None:
     prints = random.integers(0, 256, (3000, 1056)).astype(np.uint8)
     pairs = find_pairs(dict(enumerate(np.concatenate([prints, prints]))))
     assert sorted((pair.one, pair.other) for pair in pairs) == [(number, number + 3000) for number in range(3000)]
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_the_frames_of_one_film_are_one_group_of_few_pairs(pictures: list[Pixels], turned: bool) -> None:
+    random = np.random.default_rng(4)
+    frames = [clipped(pictures[0] + random.normal(0, 2, pictures[0].shape)) for _ in range(300)]
+    prints = {f"f{number:03}": fingerprint(pixels) for number, pixels in enumerate(frames)}
+    prints |= {f"p{number}": fingerprint(pixels) for number, pixels in enumerate(pictures[1:20])}
+    begun = time.process_time()
+    pairs = find_pairs(prints, turned=turned)
+    assert time.process_time() - begun < 5
+    assert 299 <= len(pairs) <= 300 * PAIRS_EACH
+    assert join((pair.one, pair.other) for pair in pairs) == {f"f{number:03}": "f000" for number in range(300)}
+
+
+def test_two_films_that_one_later_picture_joins_are_one_group(pictures: list[Pixels]) -> None:
+    """A picture is left out only by the group it is in already."""
+    first, last = (fingerprint(pictures[number]) for number in (0, 1))
+    between = np.concatenate([first[:BYTES], np.clip((first[BYTES:] / 2 + last[BYTES:] / 2), 0, 255).astype(np.uint8)])
+    prints = {f"a{number:02}": first for number in range(30)} | {f"b{number:02}": last for number in range(30)}
+    pairs = find_pairs(prints | {"c": between}, at_most=256)
+    assert set(join((pair.one, pair.other) for pair in pairs).values()) == {"a00"}
+    assert set(join((pair.one, pair.other) for pair in find_pairs(prints, at_most=256)).values()) == {"a00", "b00"}
 
 
 def test_no_images_have_no_copies() -> None:

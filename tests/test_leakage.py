@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -52,6 +53,17 @@ def test_ids_groups_and_copies_on_two_sides_are_named_once_each() -> None:
         "  group: b (one), d (one)",
         f"  copy: {copies[0].one} (one), {copies[0].other} ({copies[0].other_source})",
     ]
+
+
+@pytest.mark.parametrize("axes", [(0,), (1,), (0, 1)])
+def test_flipped_and_turned_copies_leak_too(axes: tuple[int, ...]) -> None:
+    pixels = synthetic.draw(1, (96, 128)).pixels
+    ours, theirs = sample("a"), sample("b")
+    flipped = np.ascontiguousarray(np.flip(pixels, axes))
+    found = find(
+        {"train": [ours], "test": [theirs]}, {ours.image: fingerprint(pixels), theirs.image: fingerprint(flipped)}
+    )
+    assert [(leak.kind, leak.one, leak.other) for leak in found.leaks] == [("copy", "a", "b")]
 
 
 def test_a_long_list_is_cut_short() -> None:

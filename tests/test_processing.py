@@ -1,4 +1,6 @@
 import re
+from dataclasses import replace
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -8,8 +10,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from dermseg.appearance import hair_mask, vignette_mask
+from dermseg.bundle import Bundle, Normalisation
+from dermseg.data import cache
+from dermseg.data.cache import PADDING
+from dermseg.data.catalog import Sample
 from dermseg.errors import InputError
-from dermseg.imaging import Geometry
+from dermseg.imaging import Geometry, encode_image, encode_mask
 from dermseg.processing import (
     STEPS,
     VIGNETTE_RIM,
@@ -20,6 +26,7 @@ from dermseg.processing import (
     prepare,
     vignette_masking,
 )
+from dermseg.segmenter import Segmenter
 from dermseg.synthetic import draw
 
 SIZE = (96, 128)
@@ -187,3 +194,34 @@ def test_an_unknown_step_is_named_with_the_closest(use: object) -> None:
     )
     with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
         use(["contrast", "hair_remover"])  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("size", [(96, 128), (1536, 2048), (2200, 1500)])
+@pytest.mark.parametrize("steps", [(), tuple(STEPS)])
+def test_training_and_use_see_the_same_pixels(
+    dark_bundle: Bundle, tmp_path: Path, size: tuple[int, int], steps: tuple[str, ...]
+) -> None:
+    drawn = draw(5, (192, 256), hairs=6)
+    shape = size[::-1]
+    picture = cv2.resize(drawn.pixels, shape, interpolation=cv2.INTER_CUBIC).astype(np.uint8, copy=False)
+    (tmp_path / "a.jpg").write_bytes(encode_image(picture, "JPEG"))
+    mask = cv2.resize(drawn.mask.view(np.uint8), shape, interpolation=cv2.INTER_NEAREST).astype(np.bool_)
+    (tmp_path / "a.png").write_bytes(encode_mask(mask))
+    sample = Sample("a", tmp_path / "a.jpg", {"lesion": tmp_path / "a.png"}, "a", "plain", "CC0-1.0")
+    manifest = dark_bundle.manifest.model_copy(
+        update={
+            "processing": steps,
+            "normalisation": Normalisation(mean=(0, 0, 0), std=(1, 1, 1), padding=PADDING),
+        }
+    )
+    segmenter = Segmenter(replace(dark_bundle, manifest=manifest))
+    seen: list[np.ndarray] = []
+
+    def engine(image_BCHW: np.ndarray) -> np.ndarray:
+        seen.append(image_BCHW)
+        return image_BCHW[:, :1]
+
+    segmenter._engine = engine
+    segmenter(sample.image)
+    image, _ = cache.fit(sample, ["lesion"], manifest.input_size, steps)
+    np.testing.assert_array_equal(np.rint(seen[0][0] * 255).transpose(1, 2, 0), image)

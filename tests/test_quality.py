@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import csv
+import itertools
+import re
 import shutil
-from collections.abc import Iterator
+import tracemalloc
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +22,29 @@ from dermseg.appearance import Appearance
 from dermseg.data import catalog, mask_checks, quality
 from dermseg.data.catalog import Sample
 from dermseg.data.findings import COLUMNS, SEVERITIES
-from dermseg.data.quality import KINDS, Finding, check, fix, summary, to_csv, write_csv
-from dermseg.data.splits import split_of
-from dermseg.errors import InputError
+from dermseg.data.quality import KINDS, Finding, check, check_fix_folder, fix, summary, to_csv, write_csv
+from dermseg.data.splits import SPLITS, Split, split_of
+from dermseg.errors import ImageError, InputError
 from dermseg.imaging import open_image, read_mask
 from dermseg.synthetic import draw
-from tests.planted import FAULTS, JPEG_MASK, MASK, OWN, OWN_IDS, OWN_MASKS, TABLE, Fault, write_clean
+from tests.planted import (
+    FAULTS,
+    IMAGE,
+    IMAGES_2017,
+    IMAGES_2018,
+    ISIC_IDS,
+    JPEG_MASK,
+    MASK,
+    OWN,
+    OWN_IDS,
+    OWN_MASKS,
+    TABLE,
+    Fault,
+    Plant,
+    copied_pair,
+    retaken_pair,
+    write_clean,
+)
 
 
 @pytest.fixture(scope="module")
@@ -138,11 +159,81 @@ def test_data_compared_with_itself_has_no_leak(clean: Path) -> None:
     assert not [f for f in check(same, clean, table=TABLE, against=same) if f.severity != "note"]
 
 
+def test_files_of_both_data_sets_are_no_leaks_however_they_are_spelt(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(root.parent)
+    (root.parent / "link").symlink_to(root)
+    samples = catalog.read(root)
+    for spelt in ("data", "data/../data", "link"):
+        calls: list[str] = []
+        against = catalog.read(spelt)
+        found = check(samples, root, table=TABLE, against=against, progress=partial(calls.append, spelt))
+        assert [f for f in found if f.severity != "note"] == []
+        assert len(calls) == len(samples) + len(against)
+
+
+def test_link_to_an_image_of_the_test_set_is_a_leak(root: Path, tmp_path: Path) -> None:
+    for folder in ("images", "masks"):
+        (tmp_path / "mine" / folder).mkdir(parents=True)
+        (tmp_path / "mine" / folder / "linked.png").symlink_to(root / "own" / folder / "mole02.png")
+    found = check(catalog.read(tmp_path / "mine"), tmp_path, table=TABLE, against=catalog.read(root))
+    assert [(f.kind, f.id) for f in found if f.severity == "error"] == [("leak", "linked")]
+
+
+SIDES = list(itertools.permutations(SPLITS, 2))
+
+
+@pytest.mark.parametrize("sides", SIDES, ids=" ".join)
+@pytest.mark.parametrize("plant", [copied_pair, retaken_pair], ids=["leak", "near-leak"])
+def test_leak_is_about_the_less_strict_side(
+    plant: Callable[[str, str, str], Plant], sides: tuple[Split, Split], root: Path
+) -> None:
+    ids = ("mole02", "mole05")
+    plant(*ids, "leak")(root)
+    low, high = sorted(zip(sides, ids, strict=True), key=lambda pair: SPLITS.index(pair[0]))
+    found = check(catalog.read(root), root, table={**TABLE, **dict(zip(ids, sides, strict=True))})
+    (leak,) = [f for f in found if f.severity != "note"]
+    assert leak.kind in ("leak", "near-leak")
+    assert (leak.id, leak.other) == (low[1], root / OWN / f"{high[1]}.png")
+    assert leak.message.startswith(f"{low[1]}.png is {low[0]} and ")
+    assert leak.message.endswith(f", which is {high[0]}")
+
+
+def test_leak_is_found_in_each_data_set_that_has_the_image(root: Path) -> None:
+    train, test = ISIC_IDS[0], ISIC_IDS[-1]
+    for folder in (IMAGES_2017, IMAGES_2018):
+        shutil.copy(root / folder / f"{train}.jpg", root / folder / f"{test}.jpg")
+    found = [(f.kind, f.id, f.source) for f in checked(root) if f.severity == "error"]
+    assert found == [("leak", train, "isic2017"), ("leak", train, "isic2018")]
+
+
+@pytest.mark.parametrize("turn", range(1, 8))
+def test_flipped_and_turned_copies_are_found(turn: int, root: Path) -> None:
+    for folder in (OWN, OWN_MASKS):
+        with Image.open(root / folder / "mole02.png") as image:
+            values = np.asarray(image)
+        values = values.swapaxes(0, 1) if turn & 4 else values
+        values = values[:: -1 if turn & 2 else 1, :: -1 if turn & 1 else 1]
+        Image.fromarray(values).save(root / folder / f"{OWN_IDS[-1]}.png")
+    (leak,) = [f for f in checked(root) if f.severity != "note"]
+    assert (leak.kind, leak.id) == ("near-leak", "mole02")
+    assert "is, flipped or turned, 1.00 (of 1) like" in leak.message
+
+
 def test_group_on_two_sides_is_an_error(clean: Path) -> None:
     samples = [replace(s, group="patient 1") if s.id in (OWN_IDS[0], OWN_IDS[-1]) else s for s in catalog.read(clean)]
     found = [f for f in check(samples, clean, table=TABLE) if f.severity == "error"]
-    assert [(f.kind, f.id) for f in found] == [("parted-group", OWN_IDS[-1])]
-    assert "mole11.png is test, while mole00 of the same group patient 1 is train" in found[0].message
+    assert [(f.kind, f.id) for f in found] == [("parted-group", OWN_IDS[0])]
+    assert "mole00.png is train, while mole11 of the same group patient 1 is test" in found[0].message
+
+
+def test_all_of_a_parted_group_but_the_strictest_side_are_named(clean: Path) -> None:
+    table: dict[str, Split] = {**TABLE, OWN_IDS[1]: "tune", OWN_IDS[2]: "test"}
+    members = (*OWN_IDS[:4], OWN_IDS[-1])
+    samples = [replace(s, group="patient 1") if s.id in members else s for s in catalog.read(clean)]
+    found = [f for f in check(samples, clean, table=table) if f.severity == "error"]
+    assert [(f.kind, f.id) for f in found] == [("parted-group", OWN_IDS[number]) for number in (0, 1, 3)]
 
 
 def test_one_id_on_two_sides_is_a_leak(clean: Path) -> None:
@@ -165,6 +256,34 @@ def test_attribute_masks_may_be_empty_and_in_pieces(clean: Path, tmp_path: Path)
     (tmp_path / "own/masks/mole05_hair.png").unlink()
     found = [f for f in check(catalog.read(tmp_path), tmp_path, table=TABLE) if f.severity != "note"]
     assert [(f.kind, f.id) for f in found] == [("missing-class", "mole05")]
+
+
+def test_values_of_large_masks_are_counted_in_little_memory() -> None:
+    grey = np.zeros((2000, 2000), np.uint8)
+    grey[500:1500, 500:1500] = 1
+    tracemalloc.start()
+    try:
+        assert (mask_checks.value_fault(grey, may_be_empty=False) or ("",))[0] == "label-values"
+        assert mask_checks.is_mendable("label-values", grey)
+        assert tracemalloc.get_traced_memory()[1] < grey.nbytes / 10
+    finally:
+        tracemalloc.stop()
+
+
+def test_values_are_counted_where_one_pixel_differs() -> None:
+    grey = np.zeros((5000, 5000), np.uint8)  # more than single precision counts one by one
+    grey[0, 0], grey[1, 1] = 255, 7
+    assert mask_checks.value_fault(grey, may_be_empty=False) == (
+        "soft-mask",
+        "holds 3 grey values (0, 7, 255) where 0 and 255 are expected",
+    )
+
+
+def test_table_of_kinds_in_the_documentation_is_that_of_the_code() -> None:
+    text = (Path(__file__).parents[1] / "docs/data-quality.md").read_text()
+    rows = re.findall(r"^\| `([a-z-]+)` \| (\w+) \| (.*?) \| (.*?) \|$", text, re.MULTILINE)
+    kinds = [(name, kind.severity, kind.meaning, kind.advice) for name, kind in KINDS.items()]
+    assert [row for row in rows if row[1] in SEVERITIES] == kinds
 
 
 def test_kinds_are_documented() -> None:
@@ -237,10 +356,55 @@ def test_what_needs_a_judgement_is_not_mended(name: str, root: Path, tmp_path: P
     assert not (tmp_path / "fixed").exists()
 
 
-def test_mending_writes_over_nothing(root: Path) -> None:
-    by_name("inverted mask").plant(root)
-    with pytest.raises(InputError, match=r"mole03\.png exists; give a new folder"):
-        fix(checked(root), catalog.read(root), root)
+def test_mask_with_an_error_that_cannot_be_mended_is_passed_over(root: Path, tmp_path: Path) -> None:
+    by_name("exif turns by a quarter").plant(root)
+    values = read_mask(root / JPEG_MASK).astype(np.uint8)
+    values[:20, :20] = 2
+    Image.fromarray(values).save(root / JPEG_MASK)
+    findings = checked(root)
+    assert {f.kind for f in findings if f.severity == "error"} == {"turned-mask", "label-values"}
+    assert fix(findings, catalog.read(root), tmp_path / "fixed") == []
+    assert not (tmp_path / "fixed").exists()
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+def test_mending_writes_nothing_into_the_data(suffix: str, root: Path) -> None:
+    by_name("smooth edge").plant(root)
+    (root / MASK).rename((root / MASK).with_suffix(suffix))
+    samples, before = catalog.read(root), sorted(root.rglob("*"))
+    findings = checked(root)
+    for folder in (root, root / "own", root / OWN_MASKS, root / IMAGE):
+        with pytest.raises(InputError, match="is not empty; give a new folder"):
+            fix(findings, samples, folder)
+    for folder in (root / OWN_MASKS / "new", root / "own/../own/images/a/b"):
+        with pytest.raises(InputError, match=r"lies in the data, in .*own"):
+            fix(findings, samples, folder)
+    assert sorted(root.rglob("*")) == before
+
+
+def test_folder_for_corrected_masks_may_be_new_or_empty(clean: Path, tmp_path: Path) -> None:
+    samples = catalog.read(clean)
+    check_fix_folder(tmp_path / "new/fixed", samples)
+    check_fix_folder(tmp_path, samples)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_corrected_masks_beside_the_data_change_nothing_of_it(root: Path) -> None:
+    by_name("smooth edge").plant(root)
+    before = catalog.read(root)
+    assert len(fix(checked(root), before, root / "fixed")) == 1
+    assert catalog.read(root) == before
+
+
+def test_broken_mask_is_met_before_anything_is_written(root: Path, tmp_path: Path) -> None:
+    by_name("smooth edge").plant(root)
+    by_name("exif turns by a quarter").plant(root)
+    findings, samples = checked(root), catalog.read(root)
+    (root / MASK).write_bytes(b"no picture")  # the last one
+    assert max(f.path for f in findings if f.kind in mask_checks.MENDABLE) == root / MASK
+    with pytest.raises(ImageError):
+        fix(findings, samples, tmp_path / "fixed")
+    assert not (tmp_path / "fixed").exists()
 
 
 @settings(deadline=None, max_examples=20)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 import os
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from random import Random
+from typing import get_args
 
 import cv2
 import numpy as np
@@ -25,6 +27,7 @@ from dermseg.data.splits import (
     ATTRIBUTE_TABLE,
     DEFAULT,
     SPLITS,
+    Shipped,
     Split,
     _stratify,
     _tenths,
@@ -496,8 +499,49 @@ def test_the_parts_of_ones_own_data_set_are_its_splits(id: str, group: str) -> N
     for part, side in sides.items():
         assert split_of(sample(id, group, part=part), {}) == side
         assert split_of(sample(id, group, part=part), {"another": "train"}) == side
-    for name in (id, group):
-        assert {split_of(sample(id, group, part=part), {name: "tune"}) for part in sides} == {"tune"}
+
+
+@given(id=NAMES, group=NAMES, part=st.sampled_from(get_args(Part)), listed=st.sampled_from(SPLITS), data=st.data())
+def test_of_a_shipped_table_and_the_parts_of_ones_own_the_stricter_counts(
+    id: str, group: str, part: Part, listed: Split, data: st.DataObject
+) -> None:
+    strict = ("test", "tune", "train")
+    named = {"train": "train", "validation": "tune", "test": "test"}[part]
+    table = {data.draw(st.sampled_from([id, group])): listed}
+    assert split_of(sample(id, group, part=part), Shipped(table)) == min(listed, named, key=strict.index)
+    assert split_of(sample(id, group, part=part), table) == listed  # a table of one's own
+    assert split_of(sample(id, group, source="isic2016", part=part), table) == listed
+
+
+@pytest.mark.parametrize("spelling", ["{}", "isic/{}", "a/b/{}"])
+@pytest.mark.parametrize("case", [str, str.lower, str.title])
+@pytest.mark.parametrize("side", SPLITS)
+def test_own_copies_of_listed_images_are_found_in_every_spelling(
+    spelling: str, case: Callable[[str], str], side: Split
+) -> None:
+    table = read()
+    id = next(row["id"] for row in shipped_rows() if row["split"] == side)
+    name = spelling.format(case(id))
+    assert split_of(sample(name), table) == side
+    assert split_of(sample(f"copy of {id}", name), table) == side
+    assert split_of(sample(name, part="test"), table) == "test"
+    assert split_of(sample(name, part="train"), table) == side
+
+
+def test_a_name_as_it_is_goes_before_its_last_part_and_the_upper_case() -> None:
+    table: dict[str, Split] = {"a/x": "tune", "x": "train", "X": "test"}
+    assert [split_of(sample(id), table) for id in ("a/x", "b/x", "b/X")] == ["tune", "train", "test"]
+    assert split_of(sample("c/x", "L"), {"L": "train", "X": "tune"}) == "tune"
+
+
+def test_an_own_folder_of_test_images_is_never_trained_on(tmp_path: Path) -> None:
+    listed = next(row["id"] for row in shipped_rows() if row["split"] == "train")
+    for path in (f"own/test/images/{listed}.png", f"own/train/images/{listed}.png"):
+        (tmp_path / path).parent.mkdir(parents=True)
+        (tmp_path / path).touch()
+    samples = catalog.read(tmp_path)
+    assert {s.part: split_of(s, read()) for s in samples} == {"test": "test", "train": "train"}
+    assert [s.id for s in select(catalog.read(tmp_path / "own/test"), "train")] == []
 
 
 def test_a_table_gives_the_split_of_ids_and_groups(tmp_path: Path) -> None:

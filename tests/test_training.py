@@ -36,7 +36,7 @@ from dermseg.training.config import Recipe
 from dermseg.training.datamodule import ShuffledBatches
 from dermseg.training.prepare import prepare
 from dermseg.training.recipes import load_recipe
-from dermseg.training.run import moving_average, train
+from dermseg.training.run import _precision, moving_average, train
 
 torch.set_num_threads(1)
 
@@ -703,9 +703,22 @@ def test_a_frozen_part_keeps_its_weights(run: Run, place: Place, tmp_path: Path)
 
 def test_a_debug_run_is_short(place: Place, tmp_path: Path) -> None:
     lines: list[str] = []
-    place.train(tmp_path / "run", place.recipe(epochs=50, batch_size=5), debug=True, report=lines.append)
+    recipe = place.recipe(epochs=50, batch_size=5, processing=["contrast", "hair_removal"])
+    bundle = place.train(tmp_path / "run", recipe, debug=True, report=lines.append)
+    assert bundle.manifest.processing == ("contrast", "hair_removal")
     assert [line.split(":")[0] for line in lines[1:]] == ["epoch 1/2", "epoch 2/2", "bundle"]
     assert lines[0].startswith("9 images to train on, 6 to tune on")
+
+
+@pytest.mark.parametrize(("native", "precision"), [(True, "bf16-mixed"), (False, "32-true")])
+def test_bfloat16_is_left_to_processors_that_have_it(
+    place: Place, monkeypatch: pytest.MonkeyPatch, native: bool, precision: str
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, "avx512_bf16": native})
+    lines: list[str] = []
+    assert _precision(place.recipe(precision="bf16-mixed"), "cpu", lines.append) == precision
+    assert lines == ([] if native else ["this processor only emulates bfloat16: training in float32"])
+    assert _precision(place.recipe(precision="32-true"), "cpu", lines.append) == "32-true"
 
 
 def test_a_run_stops_early_where_it_gets_no_better(place: Place, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dermseg.data.archive import Progress
-from dermseg.data.transfer import ENOUGH, PIECE, Patience, ResumingDownloader, _Session
+from dermseg.data.transfer import ENOUGH, PIECE, STRETCH, Patience, ResumingDownloader, _Session
 from dermseg.errors import DataError, DermsegError, InputError
 from tests.file_server import Answer, FileServer, serving
 
@@ -40,12 +40,15 @@ class Fetcher:
         self.lines: list[str] = []
         self.progress: list[tuple[str, int, int | None]] = []
         self.resumed = False
+        self.most = STRETCH
 
     def __call__(self, patience: Patience = QUICK, url: str | None = None, progress: Progress | None = None) -> bytes:
         def note(title: str, done: int, total: int | None) -> None:
             self.progress.append((title, done, total))
 
-        downloader = ResumingDownloader(self.part, patience, progress or note, self.lines.append, lambda path: None)
+        downloader = ResumingDownloader(
+            self.part, patience, progress or note, self.lines.append, lambda path: None, most=self.most
+        )
         try:
             downloader(url or self.server.address + FILE, self.output, None)
         finally:
@@ -296,12 +299,8 @@ def test_encoded_content_is_refused(server: FileServer, fetch: Fetcher) -> None:
     assert fetch.fails() == "file.zip: the server sent it encoded as gzip, though asked not to"
 
 
-@pytest.mark.parametrize("announced", [len(CONTENT) + 1, 10**15])
-def test_a_length_that_never_comes(
-    server: FileServer, fetch: Fetcher, announced: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage(10**18, 0, 10**18))
+@pytest.mark.parametrize("announced", [len(CONTENT) + 1, STRETCH])
+def test_a_length_that_never_comes(server: FileServer, fetch: Fetcher, announced: int) -> None:
     server.validator = ""
     server.script[FILE] = [Answer(headers={"Content-Length": str(announced)})] * 9
     assert "times in a row" in fetch.fails()
@@ -311,6 +310,43 @@ def test_a_file_larger_than_the_disk_is_not_begun(server: FileServer, fetch: Fet
     server.script[FILE] = [Answer(headers={"Content-Length": str(10**18)})]
     assert fetch.fails(InputError).startswith("file.zip needs 1e+09 GB in")
     assert not fetch.part.exists()
+
+
+def test_a_file_without_end_is_given_up_and_dropped(server: FileServer, fetch: Fetcher) -> None:
+    fetch.most = 200_000
+    server.script[FILE] = [Answer(chunked=True)]
+    assert fetch.fails() == "file.zip: the server sends more than 0.0002 GB, the most that is expected"
+    assert 200_000 < fetch.progress[-1][1] <= 200_000 + PIECE
+    assert list(fetch.part.parent.iterdir()) == []
+
+
+def test_a_file_that_is_announced_as_too_large_is_not_begun(server: FileServer, fetch: Fetcher) -> None:
+    fetch.most = len(CONTENT) - 1
+    assert fetch.fails().startswith("file.zip: the server sends more than")
+    assert fetch.progress == []
+    fetch.most += 1
+    assert fetch() == CONTENT
+
+
+def test_a_rest_without_end_is_given_up_too(server: FileServer, fetch: Fetcher) -> None:
+    server.script[FILE] = [Answer(chunked=True, cut_after=200_000), Answer(chunked=True)]
+    fetch.most = 250_000
+    assert fetch.fails().startswith("file.zip: the server sends more than")
+    assert server.asked(FILE)[1] is not None
+    assert not fetch.part.exists()
+
+
+@pytest.mark.parametrize("chunked", [True, False])
+def test_a_disk_that_fills_up_meanwhile_ends_it(
+    server: FileServer, fetch: Fetcher, monkeypatch: pytest.MonkeyPatch, chunked: bool
+) -> None:
+    usage = namedtuple("usage", "total used free")
+    free = iter([10**9, 10**9, 20_000])
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage(10**9, 0, next(free)))
+    monkeypatch.setattr("dermseg.data.transfer.STRETCH", 100_000)
+    server.script[FILE] = [Answer(chunked=chunked)]
+    assert f" GB in {fetch.part.parent}, where 2e-05 GB are free; make room" in fetch.fails(InputError)
+    assert 200_000 <= fetch.part.stat().st_size <= 200_000 + 2 * PIECE  # to go on with once there is room
 
 
 def test_a_silent_server_is_given_up(server: FileServer, fetch: Fetcher) -> None:

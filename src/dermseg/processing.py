@@ -1,7 +1,7 @@
 """The way from an image to a network's square, with the optional steps a bundle names.
 
-Training and ``Segmenter`` both come through ``prepare``, so they cannot differ. A step works on the image at the
-network's size, without the padding around it. What each is worth was measured (docs/results.md).
+Training and ``Segmenter`` both come through ``decode`` and ``prepare``, so they cannot differ. A step works on the
+image at the network's size, without the padding around it. What each is worth was measured (docs/results.md).
 """
 
 from __future__ import annotations
@@ -14,11 +14,14 @@ from numpy.typing import NDArray
 
 from dermseg.appearance import hair_mask, vignette_mask
 from dermseg.errors import InputError, choose_from
-from dermseg.imaging import Geometry
+from dermseg.imaging import Geometry, Photograph
 
 Pixels = NDArray[np.uint8]
 Step = Callable[[Pixels], Pixels]
 
+VERSION = 1
+"""Raised whenever a step gives other pixels, so that nothing made before is taken for its result."""
+DECODED_SIDE = 1024
 MINKOWSKI_NORM = 6
 INPAINTING_RADIUS = 3
 VIGNETTE_RIM = 1 / 50  # of the longer side: where the light falls off
@@ -79,11 +82,24 @@ def check_steps(names: Sequence[str]) -> None:
             raise InputError(f"there is no processing step {name!r}; {choose_from(name, STEPS)}")
 
 
+def decode(photograph: Photograph, size: int) -> Pixels:
+    """Decode an image as its network's input is made from: a large JPEG at a reduced scale.
+
+    Args:
+        photograph: The image.
+        size: Side of the network's square.
+
+    Returns:
+        RGB, uint8 (H, W, 3), its longer side at least ``DECODED_SIDE`` and ``size`` where the image's own is.
+    """
+    return photograph.pixels(at_least=max(size, DECODED_SIDE))
+
+
 def prepare(pixels: Pixels, geometry: Geometry, padding: int, steps: Sequence[str] = ()) -> Pixels:
     """Fit an image into the network's square and take it through ``steps``, in order.
 
     Args:
-        pixels: RGB, uint8 (H, W, 3), at full size or as decoded at a reduced one.
+        pixels: What ``decode`` gives, RGB, uint8 (H, W, 3).
         geometry: Of the image in the square.
         padding: The value around the image.
         steps: Names of ``STEPS``.

@@ -31,11 +31,11 @@ from dermseg.imaging import (
     write_bytes,
 )
 from dermseg.parallel import in_order
-from dermseg.processing import prepare
+from dermseg.processing import DECODED_SIDE, decode, prepare
 
 Output = Literal["mask", "overlay", "result", "probability", "json"]
 OUTPUTS: tuple[Output, ...] = get_args(Output)
-VIEW_SIZE = 1024
+VIEW_SIZE = DECODED_SIDE
 
 
 @dataclass(frozen=True, eq=False)
@@ -242,7 +242,7 @@ class Segmenter:
         manifest = self.bundle.manifest
         photograph = open_image(source, max_megapixels=self._max_megapixels, orientation=self._orientation)
         geometry = Geometry.fit(*photograph.size, manifest.input_size)
-        pixels = photograph.pixels(at_least=max(manifest.input_size, VIEW_SIZE))
+        pixels = decode(photograph, manifest.input_size)
         canvas = prepare(pixels, geometry, manifest.normalisation.padding, manifest.processing)
         image_CHW = (canvas.transpose(2, 0, 1).astype(np.float32) - self._mean) / self._std
         logits_KHW = self._engine(image_CHW[None])[0]

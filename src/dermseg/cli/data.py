@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from dermseg.data.splits import Split
 
 EXTRA = "evaluate"
-FINDINGS, QUARANTINE = "findings.csv", "quarantine.csv"
+FINDINGS = "findings.csv"
 SHOWN = 20
 
 data = typer.Typer(
     name="data",
-    help="Get data sets, check them, split them and look at them. Needs the extra 'evaluate'.",
+    help="Get data sets, check, split and look at them. Needs the extra 'evaluate', or 'train' where it says so.",
     no_args_is_help=True,
     rich_markup_mode="markdown",
 )
@@ -121,7 +121,7 @@ def check(
     duplicates: Annotated[bool, typer.Option(help="Look for copies of images.")] = True,
     quarantine: Annotated[
         bool,
-        typer.Option("--quarantine", help=f"Write DIR/{QUARANTINE}: images that train and evaluate then leave out."),
+        typer.Option("--quarantine", help="Write DIR/quarantine.csv: images that train and evaluate then leave out."),
     ] = False,
     fixed: Annotated[
         Path | None, typer.Option("--fix", metavar="NEW", help="Write corrected masks to a new folder.")
@@ -142,7 +142,9 @@ def check(
     from dermseg.imaging import make_folder
 
     samples = catalog.read(folder, source)
-    place = _free(folder / QUARANTINE) if quarantine else None
+    place = _free(folder / lists.NAME) if quarantine else None
+    if fixed is not None:
+        quality.check_fix_folder(fixed, samples)
     others = [] if against is None else catalog.read(against)
     with progress_bar(len(samples) + len(others), "checking") as advance:
         found = quality.check(
@@ -154,12 +156,12 @@ def check(
     errors = [finding for finding in found if finding.severity == "error"]
     _show(errors)
     typer.echo(f"\nall findings: {output / FINDINGS}", err=True)
+    if place is not None:
+        lists.write(found, place, samples)
+        typer.echo(f"{len({(e.id, e.source) for e in errors})} images to leave out: {place}", err=True)
     if fixed is not None:
         written = quality.fix(found, samples, fixed)
         typer.echo(f"{len(written)} corrected masks: {fixed}", err=True)
-    if place is not None:
-        lists.write(found, place)
-        typer.echo(f"{len({(e.id, e.source) for e in errors})} images to leave out: {place}", err=True)
     if errors:
         raise typer.Exit(1)
 
@@ -247,13 +249,13 @@ def split(
     for path, error in list(unread.items())[:SHOWN]:
         typer.echo(f"passed over: {path}: {error}", err=True)
     make_folder(output)
+    drawn: Mapping[str, Sequence[splitting.Row]]
     if table is not None:
-        sides = tables.read({"default": tables.DEFAULT, "attributes": tables.ATTRIBUTE_TABLE}.get(str(table), table))
-        by_id = {s.id: splitting.Row(s.id, s.group, tables.split_of(s, sides)) for s in samples}
-        drawn: Mapping[str, Sequence[splitting.Row]] = {table.stem: list(by_id.values())}
+        given = tables.read({"default": tables.DEFAULT, "attributes": tables.ATTRIBUTE_TABLE}.get(str(table), table))
+        drawn = {table.stem: [splitting.Row(s.id, s.group, tables.split_of(s, given)) for s in samples]}
     else:
         own = {sample.image: sample.id for sample in samples}
-        pairs = find_pairs({image: taken for image, taken in fingerprints.items() if image in own})
+        prints = {image: taken for image, taken in fingerprints.items() if image in own}
         result = splitting.split(
             samples,
             method.value,
@@ -261,20 +263,25 @@ def split(
             folds=folds,
             seed=seed,
             areas=areas,
-            pairs=[(own[pair.one], own[pair.other]) for pair in pairs],
+            pairs=[(own[pair.one], own[pair.other]) for pair in find_pairs(prints, turned=True)],
         )
         for note in result.notes:
             typer.echo(note)
+        if method is Method.random and any(sample.part for sample in samples):
+            typer.echo("the data have sides of their own, which this draw does not keep; --method official does")
         drawn = result.tables
         for name, rows in drawn.items():
             write(output / f"{name}.csv", splitting.Row._fields, rows)
     for name, rows in drawn.items():
-        balance = splitting.balance(rows, samples, areas)
+        # An image that is in several data sets may be on several sides of a table that does not list it.
+        balance = splitting.balance(sorted(set(rows)), samples, areas)
         write(output / f"{name}_balance.csv", list(balance[0]), (record.values() for record in balance))
         typer.echo(f"\n{name}\n{_columns(balance)}\n")
-        found = leakage.find(_sides(samples, {row.id: row.split for row in rows}, against, others), fingerprints)
+        by_id = {row.id: row.split for row in rows}
+        side_of = [row.split for row in rows] if table is not None else [by_id[sample.id] for sample in samples]
+        found = leakage.find(_sides(samples, side_of, against, others), fingerprints)
         write(output / f"{name}_leaks.csv", leakage.Leak._fields, found.leaks)
-        typer.echo(str(found))
+        typer.echo(str(found) or "one side alone: nothing can leak")
     typer.echo(f"\ntables: {output}", err=True)
 
 
@@ -319,7 +326,12 @@ def prepare(folder: Folder, recipe: RecipeName = "lesion", settings: Settings = 
     with extra("preparing images", "train"):
         from dermseg.training.prepare import prepare as fit
     with progress_bars() as update:
-        made = fit(chosen, folder, progress=lambda done, count: update("preparing", done, count))
+        made = fit(
+            chosen,
+            folder,
+            report=lambda line: typer.echo(line, err=True),
+            progress=lambda done, count: update("preparing", done, count),
+        )
     typer.echo(f"{len(made.train)} images to train on and {len(made.tune.images)} to tune on are ready")
 
 
@@ -352,18 +364,19 @@ def _numbers(text: str) -> list[float]:
 
 
 def _sides(
-    samples: Sequence[Sample], side_of: Mapping[str, Split], against: Path | None, others: Sequence[Sample]
+    samples: Sequence[Sample], side_of: Sequence[Split], against: Path | None, others: Sequence[Sample]
 ) -> dict[str, list[Sample]]:
     """The samples on each side; and those of another data set, or on the sides of another table."""
     from dermseg.data import splits
 
-    sides: dict[str, list[Sample]] = {name: [s for s in samples if side_of[s.id] == name] for name in splits.SPLITS}
+    sides: dict[str, list[Sample]] = {
+        name: [sample for sample, side in zip(samples, side_of, strict=True) if side == name] for name in splits.SPLITS
+    }
     if others:
-        sides[str(against)] = list(others)
+        sides[f"all of {against}"] = list(others)
     elif against is not None:
-        sides |= {
-            f"{name} of {against.name}": splits.select(samples, name, splits.read(against)) for name in splits.SPLITS
-        }
+        table = splits.read(against)
+        sides |= {f"{name} of {against.name}": splits.select(samples, name, table) for name in splits.SPLITS}
     return {name: found for name, found in sides.items() if found}
 
 

@@ -72,11 +72,12 @@ def evaluate(
         raise InputError("--protocol soft takes no threshold; it goes without --threshold")
     loaded = Bundle.load(bundle)
     classes = loaded.manifest.classes
-    found = catalog.read(data, source)
-    kept = lists.keep(found, quarantine or lists.find(data))
-    if len(kept) < len(found):
-        typer.echo(f"{len(found) - len(kept)} images in quarantine are left out", err=True)
-    samples = catalog.with_masks(kept, classes)
+    samples = lists.keep(
+        catalog.read(data, source),
+        [quarantine] if quarantine else lists.find(data),
+        lambda line: typer.echo(line, err=True),
+    )
+    samples = catalog.with_masks(samples, classes)
     chosen = tables.select(samples, split, tables.read(splits or tables.default_for(classes)))
     if not chosen:
         raise DataError(

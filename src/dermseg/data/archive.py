@@ -21,6 +21,10 @@ Progress = Callable[[str, int, int | None], None]
 CHUNK = 1 << 20
 LONGEST_NAME, LONGEST_PATH = 255, 1000  # in bytes
 _JUNK = re.compile(r"(^|/)(__MACOSX(/|$)|\.DS_Store$|\._[^/]*$|Thumbs\.db$)")  # left by desktops, not by data sets
+# Windows opens a device for the first, whatever the suffix, and drops the end of the second.
+_NOT_ON_WINDOWS = re.compile(
+    r"(?:con|prn|aux|nul|conin\$|conout\$|(?:com|lpt)[0-9\xb9\xb2\xb3]) *(?:\..*)?|.*[. ]", re.IGNORECASE
+)
 _ENCRYPTED = 0x1
 
 
@@ -60,7 +64,7 @@ def unpacked(
 
     Raises:
         DataError: The archive is no ZIP, damaged, or has a member that no honest data set has: outside of the folder,
-            a link or device, encrypted, twice the same name, too many files or bytes.
+            a link or device, encrypted, twice the same name or one that Windows reserves, too many files or bytes.
         InputError: The folder exists or cannot be written, or the disk is too full.
     """
     if target.exists():
@@ -154,6 +158,8 @@ def _safe_path(info: zipfile.ZipInfo, name: str) -> PurePosixPath:
     parts = raw.removesuffix("/").split("/")
     if {"", ".", ".."} & set(parts) or re.search(r"[\\:\x00-\x1f\x7f]", raw):
         raise DataError(f"{name} holds {shown}, a path that may lead out of its folder")
+    if any(_NOT_ON_WINDOWS.fullmatch(part) for part in parts):
+        raise DataError(f"{name} holds {shown}, a name that Windows takes for a device or for another name")
     if len(raw.encode()) > LONGEST_PATH or max(len(part.encode()) for part in parts) > LONGEST_NAME:
         raise DataError(f"{name} holds {shown}, a name of more bytes than a disk takes")
     if stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):

@@ -8,6 +8,7 @@ import math
 import os
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,12 +17,12 @@ import numpy.typing as npt
 from filelock import FileLock
 
 from dermseg.data.catalog import Sample
-from dermseg.errors import DataError, DermsegError, InputError
+from dermseg.errors import BrokenImageError, DataError, InputError, UnsupportedImageError
 from dermseg.imaging import Geometry, open_image, read_mask
 from dermseg.parallel import in_order
-from dermseg.processing import check_steps, prepare
+from dermseg.processing import VERSION, check_steps, decode, prepare
 
-FORMAT = 1
+FORMAT = 2
 PADDING = 128
 CHUNK = 64  # images whose masks are read from disk at once
 
@@ -85,7 +86,7 @@ def load(
         raise DataError("there is no image with a mask to train on; check the data folder, its sources and the split")
     files = [path for sample in samples for path in (sample.image, *(sample.masks[name] for name in classes))]
     content = hashlib.sha256(b"".join(in_order(_digest, files))).hexdigest()
-    made = " ".join([str(FORMAT), str(size), content, *steps])
+    made = f"{FORMAT} {size} {content} {VERSION} {' '.join(steps)}"
     key = hashlib.sha256(made.encode()).hexdigest()[:32]
     home = (folder or default_folder()) / key
     if not home.is_dir():
@@ -111,38 +112,50 @@ def _build(
     progress: Callable[[int, int], None] | None,
 ) -> None:
     """Make a cache in a folder beside ``home``, go on with what a killed process left there, and rename it."""
-    part, count = home.with_name(f"{home.name}.part"), len(samples)
+    part = home.with_name(f"{home.name}.part")
     lock = FileLock(f"{home}.lock")
     try:
         part.parent.mkdir(parents=True, exist_ok=True)
         with lock:
-            if home.is_dir():  # another process was first
-                return
-            part.mkdir(exist_ok=True)
-            with (
-                _Rows(part / "images.npy", (count, size, size, 3)) as images,
-                _Rows(part / "masks.npy", (count, len(classes), size, size)) as masks,
-            ):
-                kept = min(images.count, masks.count)
-                images.cut(kept)
-                masks.cut(kept)
-                pairs = in_order(lambda sample: fit(sample, classes, size, steps), samples[kept:])
-                for done, (image, channels) in enumerate(pairs, start=kept + 1):
-                    images.append(image)
-                    masks.append(channels)
-                    if progress is not None:
-                        progress(done, count)
-            part.rename(home)
-    except DermsegError:
-        shutil.rmtree(part, ignore_errors=True)  # of files that have to change
-        raise
+            if not home.is_dir():  # else another process was first
+                part.mkdir(exist_ok=True)
+                _fill(part, samples, classes, size, steps, progress)
+                part.rename(home)
     except OSError as error:
         raise InputError(
             f"{home.parent} cannot be written ({error.strerror}); set DERMSEG_CACHE to a folder that can"
         ) from error
-    finally:
-        if home.is_dir():  # else another process that waits would build beside the next one that comes
-            Path(lock.lock_file).unlink(missing_ok=True)
+    if home.is_dir():
+        with suppress(OSError):  # another process may hold it
+            Path(lock.lock_file).unlink()
+
+
+def _fill(
+    part: Path,
+    samples: Sequence[Sample],
+    classes: Sequence[str],
+    size: int,
+    steps: Sequence[str],
+    progress: Callable[[int, int], None] | None,
+) -> None:
+    count = len(samples)
+    try:
+        with (
+            _Rows(part / "images.npy", (count, size, size, 3)) as images,
+            _Rows(part / "masks.npy", (count, len(classes), size, size)) as masks,
+        ):
+            kept = min(images.count, masks.count)
+            images.cut(kept)
+            masks.cut(kept)
+            pairs = in_order(lambda sample: fit(sample, classes, size, steps), samples[kept:])
+            for done, (image, channels) in enumerate(pairs, start=kept + 1):
+                images.append(image)
+                masks.append(channels)
+                if progress is not None:
+                    progress(done, count)
+    except (DataError, BrokenImageError, UnsupportedImageError):
+        shutil.rmtree(part, ignore_errors=True)  # its files have to change, and then it is another cache
+        raise
 
 
 class _Rows:
@@ -200,4 +213,4 @@ def fit(
                 f"{photograph.size[1]} x {photograph.size[0]}; a mask must have its image's size"
             )
         channels[channel] = geometry.apply(mask.astype(np.uint8) * 255, fill=0)
-    return prepare(photograph.pixels(at_least=size), geometry, PADDING, steps), channels
+    return prepare(decode(photograph, size), geometry, PADDING, steps), channels

@@ -59,7 +59,8 @@ class Sample:
         group: What must stay on one side of a split: the lesion or patient, or the id where neither is known.
         source: The data set, such as ``isic2017``.
         licence: The data set's licence, as SPDX names it where it has such a name.
-        part: The side that the data set's own folders give it, None where they give none.
+        part: The side that the data set's own folders give it, for a user's own images also the name of the folder that
+            is read; None where they give none.
     """
 
     id: str
@@ -84,7 +85,7 @@ def read(folder: str | Path, sources: Sequence[str] | None = None) -> list[Sampl
         The samples ordered by data set and id.
 
     Raises:
-        InputError: If the folder does not exist or a source has no known layout.
+        InputError: If the folder does not exist, one in it cannot be listed, or a source has no known layout.
         DataError: If no sample, or none of a source that was asked for, is found, or if it cannot be said which files
             are meant or on which side of its data set an image stands.
     """

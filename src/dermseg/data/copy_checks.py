@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -39,31 +40,35 @@ def find_images(
     """Find copies among ``views`` and of ``compared`` in them; the split is the shipped ones' if ``table`` is None."""
     everything = [*views, *compared]
     tables = _Tables(table)
-    paired = set()
-    told: set[tuple[str, str]] = set()  # pairs of ids, for data sets share images
-    for one, other, likeness in _pairs(everything):
-        if one >= len(views) or everything[one].sample.image == everything[other].sample.image:
-            continue
-        kept, copy = everything[one], everything[other]
-        paired.add((one, other))
-        exact = kept.digest == copy.digest
-        alike = "has the very pixels of" if exact else f"is {likeness:.2f} (of 1) like"
-        if other >= len(views):
-            message = f"{alike} {_name(copy, root)}, which is in the data set it is compared with"
-            yield _finding("leak" if exact else "near-leak", kept, copy, message)
-            continue
-        ids = min(kept.sample.id, copy.sample.id), max(kept.sample.id, copy.sample.id)
-        if ids in told:
-            continue
-        sides = tables.differ(kept.sample, copy.sample)
-        if sides is not None:
+    pairs = [pair for pair in _pairs(everything) if pair.one < len(views)]
+    inner = []
+    for pair in pairs:
+        one, other = everything[pair.one], everything[pair.other]
+        if pair.other < len(views):
+            inner.append((pair, tables.parted(one.sample, other.sample)))
+        else:
+            message = f"{_alike(pair, one, other)} {_name(other, root)}, which is in the data set it is compared with"
+            yield _finding("leak" if one.digest == other.digest else "near-leak", one, other, message)
+    told: set[tuple[str, ...]] = set()  # pairs of ids, for data sets share images
+    for pair, parted in sorted(inner, key=lambda found: found[1] is None):  # leaks first
+        one, other = views[pair.one], views[pair.other]
+        exact = one.digest == other.digest
+        ids = tuple(sorted((one.sample.id, other.sample.id)))
+        if parted is not None:
+            first, sides = parted
+            looser, stricter = (one, other) if first is one.sample else (other, one)
+            # A leak is left out in each data set that has the image.
+            key = (*ids, looser.sample.source) if exact else ids
+            if key not in told:
+                told |= {key, ids}
+                alike = _alike(pair, one, other)
+                message = f"is {sides[0]} and {alike} {_name(stricter, root)}, which is {sides[1]}"
+                yield _finding("leak" if exact else "near-leak", looser, stricter, message)
+        elif one.sample.id != other.sample.id and one.sample.group != other.sample.group and ids not in told:
             told.add(ids)
-            message = f"is {sides[1]} and {alike} {_name(kept, root)}, which is {sides[0]}"
-            yield _finding("leak" if exact else "near-leak", copy, kept, message)
-        elif kept.sample.id != copy.sample.id and kept.sample.group != copy.sample.group:
-            told.add(ids)
-            message = f"{alike} {_name(kept, root)}"
-            yield _finding("duplicate" if exact else "near-duplicate", copy, kept, message)
+            message = f"{_alike(pair, one, other)} {_name(one, root)}"
+            yield _finding("duplicate" if exact else "near-duplicate", other, one, message)
+    paired = {(pair.one, pair.other) for pair in pairs}
     by_id = defaultdict(list)
     for index, view in enumerate(views):
         by_id[view.sample.id].append(index)
@@ -89,14 +94,23 @@ def find_masks(views: Sequence[View], root: Path) -> Iterator[Finding]:
 
 
 def find_groups(samples: Sequence[Sample], table: Mapping[str, Split] | None) -> Iterator[Finding]:
-    """Find groups, such as the photographs of one lesion, that the split parts."""
+    """Find groups, such as the photographs of one lesion, that the split parts: all but those on the strictest side."""
     tables = _Tables(table)
-    first: dict[tuple[str, str], Sample] = {}
+    groups: dict[tuple[str, str], list[Sample]] = defaultdict(list)
     for sample in samples:
-        known = first.setdefault((sample.source, sample.group), sample)
-        if known.id != sample.id and (sides := tables.differ(known, sample)) is not None:
-            message = f"is {sides[1]}, while {known.id} of the same group {sample.group} is {sides[0]}"
-            yield make("parted-group", sample.id, sample.source, sample.image, message, known.image)
+        groups[sample.source, sample.group].append(sample)
+    for (_, group), members in groups.items():
+        for sample in members if len(members) > 1 else ():
+            found = (tables.parted(sample, other) for other in members)
+            stricter = [
+                (other, parted[1])
+                for other, parted in zip(members, found, strict=True)
+                if parted is not None and parted[0] is sample
+            ]
+            if stricter:
+                other, sides = stricter[0]
+                message = f"is {sides[0]}, while {other.id} of the same group {group} is {sides[1]}"
+                yield make("parted-group", sample.id, sample.source, sample.image, message, other.image)
 
 
 class _Tables:
@@ -106,29 +120,40 @@ class _Tables:
         self.lesion = splits.read() if table is None else table
         self.attributes = splits.read(splits.ATTRIBUTE_TABLE) if table is None else None
 
-    def differ(self, one: Sample, other: Sample) -> tuple[Split, Split] | None:
-        """The sides of two samples in the first split that parts them, None if none does."""
+    def parted(self, one: Sample, other: Sample) -> tuple[Sample, tuple[Split, Split]] | None:
+        """The sample on the less strict side, and both sides from there, in the first split that parts the two.
+
+        ``test`` is stricter than ``tune``, and that than ``train``: what is left out should be no test image.
+        """
         tables = [self.lesion]
         if self.attributes is not None and all(set(ATTRIBUTES) & sample.masks.keys() for sample in (one, other)):
             tables.append(self.attributes)
         for table in tables:
             sides = splits.split_of(one, table), splits.split_of(other, table)
             if sides[0] != sides[1]:
-                return sides
+                low, high = sorted(sides, key=splits.SPLITS.index)
+                return (one if sides[0] == low else other), (low, high)
         return None
 
 
-def _pairs(views: Sequence[View]) -> Iterator[tuple[int, int, float]]:
-    """All pairs of copies as indices, the earlier first, with their likeness; 1 for the same pixels."""
+def _pairs(views: Sequence[View]) -> Iterator[Pair[int]]:
+    """All pairs of copies as indices, the earlier first; those of the same pixels before the others."""
     same: dict[bytes, list[int]] = defaultdict(list)
     for index, view in enumerate(views):
         same[view.digest].append(index)
     for indices in same.values():
-        yield from ((one, other, 1.0) for place, one in enumerate(indices) for other in indices[place + 1 :])
-    near: list[Pair[int]] = find_pairs({index: view.fingerprint for index, view in enumerate(views)})
-    for pair in near:
+        for one, other in itertools.combinations(indices, 2):
+            yield Pair(one, other, 0, 1.0, turned=False)
+    for pair in find_pairs({index: view.fingerprint for index, view in enumerate(views)}, turned=True):
         if views[pair.one].digest != views[pair.other].digest:
-            yield pair.one, pair.other, pair.likeness
+            yield pair
+
+
+def _alike(pair: Pair[int], one: View, other: View) -> str:
+    """How alike the two of a pair are."""
+    if one.digest == other.digest:
+        return "has the very pixels of"
+    return f"is{', flipped or turned,' if pair.turned else ''} {pair.likeness:.2f} (of 1) like"
 
 
 def _has_shape_of(one: View, other: View) -> bool:

@@ -193,6 +193,7 @@ class _Job:
             progress=self.progress,
             report=self.report,
             check=lambda path: _check_content(archive, path),
+            most=self.limits.size,
         )
         url, offered = self._address(archive)
         expected = _expected(archive, entry) or offered

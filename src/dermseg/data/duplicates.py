@@ -8,7 +8,6 @@ are all alike to it.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -40,6 +39,8 @@ SHIFT = 2  # pixels of the small picture that copies may be shifted by
 AT_MOST = 80
 ALIKE = 0.55
 ALIKE_TURNED = 0.7  # eight times as many candidates: below it, 4 of 6 pairs were wrong
+SHOWS = 0.1  # standard deviation of fine detail, below which a picture shows nothing
+PAIRS_EACH = 8  # with earlier images of its group; the frames of one film would make as many as their square
 
 # Two images show one lesion where this many points match under one similarity. In ISIC 2018 that holds for 94 pairs;
 # seen by eye, nearly all with 9 to 20 matches are of one lesion, those with fewer mostly share a ruler or hairs.
@@ -128,7 +129,10 @@ def read_each(
 def find_pairs(
     fingerprints: Mapping[Key, Fingerprint], *, at_most: int = AT_MOST, turned: bool = False
 ) -> list[Pair[Key]]:
-    """Find all pairs of copies.
+    """Find the pairs of copies.
+
+    Of many images that are copies of each other, each is paired with a few of the first ones; ``join`` makes one group
+    of them all the same.
 
     Args:
         fingerprints: By whatever names an image.
@@ -141,21 +145,25 @@ def find_pairs(
     Raises:
         InputError: If a fingerprint is of another length.
     """
-    if not fingerprints:
-        return []
-    keys = list(fingerprints)
-    if odd := [key for key in keys if fingerprints[key].shape != (BYTES + SIDE**2,)]:
+    if odd := [key for key in fingerprints if fingerprints[key].shape != (BYTES + SIDE**2,)]:
         raise InputError(f"{odd[0]} has no fingerprint of {BYTES + SIDE**2} bytes; take it with fingerprint(pixels)")
-    table = np.stack([fingerprints[key] for key in keys])
-    signs = 2 * np.unpackbits(table[:, :BYTES], axis=1).astype(np.float32) - 1
-    detail = (table[:, BYTES:].reshape(-1, SIDE, SIDE).astype(np.float32) - 128) / 32
+    keys = [key for key, taken in fingerprints.items() if _detail(taken).std() >= SHOWS]
+    if not keys:
+        return []
+    signs = 2 * np.unpackbits(np.stack([fingerprints[key][:BYTES] for key in keys]), axis=1).astype(np.float32) - 1
+    detail = [_detail(fingerprints[key]) for key in keys]
     best: dict[tuple[int, int], Pair[Key]] = {}
+    group, earlier = np.arange(len(keys)), np.zeros(len(keys), int)  # earlier: pairs with images before this one
     for turn in range(8 if turned else 1):
-        for one, other, distance in _candidates(signs, turn, at_most):
-            likeness = _correlation(_turn(detail[one], turn), detail[other])
-            known = best.get((one, other))
-            if likeness >= (ALIKE_TURNED if turn else ALIKE) and (known is None or likeness > known.likeness):
-                best[one, other] = Pair(keys[one], keys[other], distance, likeness, turned=turn > 0)
+        for one, others, distances in _candidates(signs, turn, at_most):
+            fresh = (group[others] != group[one]) | (earlier[others] < PAIRS_EACH)
+            for other, distance in zip(others[fresh].tolist(), distances[fresh].tolist(), strict=True):
+                likeness = _correlation(_turn(detail[one], turn), detail[other])
+                known = best.get((one, other))
+                if likeness >= (ALIKE_TURNED if turn else ALIKE) and (known is None or likeness > known.likeness):
+                    best[one, other] = Pair(keys[one], keys[other], distance, likeness, turned=turn > 0)
+                    earlier[other] += known is None
+                    group[group == group[other]] = group[one]
     return [best[pair] for pair in sorted(best, key=lambda pair: (-best[pair].likeness, pair))]
 
 
@@ -192,27 +200,32 @@ def near_duplicates(images: Mapping[str, Path]) -> dict[str, str]:
     group = {id: id for id in ids}
     if len(ids) < 2:
         return group
-    with ThreadPoolExecutor() as pool:
-        thumbnails, points = zip(*pool.map(lambda id: _features(images[id]), ids), strict=True)
-        likeness = 0.3 * np.stack(thumbnails) @ np.stack(thumbnails).T + _likeness_of_points(
-            [found[1] for found in points]
-        )
-        np.fill_diagonal(likeness, -np.inf)
-        nearest = np.argsort(-likeness, axis=1, kind="stable")[:, : min(NEIGHBOURS, len(ids) - 1)]
-        pairs = np.unique([sorted((one, other)) for one, row in enumerate(nearest.tolist()) for other in row], axis=0)
-        matches = pool.map(lambda pair: _matches(points[pair[0]], points[pair[1]]), pairs.tolist())
-        found = zip(pairs.tolist(), matches, strict=True)
-        return group | join((ids[one], ids[other]) for (one, other), count in found if count >= MATCHING_POINTS)
+    thumbnails, points = zip(*in_order(lambda id: _features(images[id]), ids), strict=True)
+    likeness = 0.3 * np.stack(thumbnails) @ np.stack(thumbnails).T + _likeness_of_points([own[1] for own in points])
+    np.fill_diagonal(likeness, -np.inf)
+    nearest = np.argsort(-likeness, axis=1, kind="stable")[:, : min(NEIGHBOURS, len(ids) - 1)]
+    pairs = np.unique([sorted((one, other)) for one, row in enumerate(nearest.tolist()) for other in row], axis=0)
+    matches = in_order(lambda pair: _matches(points[pair[0]], points[pair[1]]), pairs.tolist())
+    found = zip(pairs.tolist(), matches, strict=True)
+    return group | join((ids[one], ids[other]) for (one, other), count in found if count >= MATCHING_POINTS)
 
 
-def _candidates(signs: NDArray[np.float32], turn: int, at_most: int) -> Iterator[tuple[int, int, int]]:
-    """The pairs (one, other, distance) whose hashes are near, ``one`` turned; one < other."""
+def _detail(taken: Fingerprint) -> NDArray[np.float32]:
+    """The fine detail in a fingerprint, (32, 32)."""
+    return ((taken[BYTES:].reshape(SIDE, SIDE) - 128.0) / 32).astype(np.float32)
+
+
+def _candidates(
+    signs: NDArray[np.float32], turn: int, at_most: int
+) -> Iterator[tuple[int, NDArray[np.int64], NDArray[np.int64]]]:
+    """Each image, turned, with those after it whose hashes are near, and their distances."""
     rows = max(1, 2**22 // len(signs))  # 16 MB of distances at once
     for start in range(0, len(signs), rows):
         agreement = _turned_signs(signs[start : start + rows], turn) @ signs[start:].T  # bits alike less bits unlike
-        for one, other in np.argwhere(agreement >= BITS - 2 * at_most).tolist():
-            if one < other:
-                yield start + one, start + other, int(BITS - agreement[one, other]) // 2
+        for one, row in enumerate(agreement):
+            others = one + 1 + np.flatnonzero(row[one + 1 :] >= BITS - 2 * at_most)
+            if len(others):
+                yield start + one, start + others, (BITS - row[others]).astype(np.int64) // 2
 
 
 def _turn(square: NDArray[np.float32], turn: int) -> NDArray[np.float32]:
@@ -232,9 +245,7 @@ def _turned_signs(signs: NDArray[np.float32], turn: int) -> NDArray[np.float32]:
 
 
 def _correlation(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
-    """Correlation of two pictures of detail, where they may be shifted a little; 0 where one of them shows nothing."""
-    if min(one.std(), other.std()) < 0.1:
-        return 0.0
+    """Correlation of two pictures of detail, where they may be shifted a little."""
     inner = slice(SHIFT, -SHIFT)
     return max(
         float(cv2.matchTemplate(whole, part[inner, inner].copy(), cv2.TM_CCOEFF_NORMED).max())

@@ -66,7 +66,11 @@ KINDS: Mapping[str, Kind] = {
     ),
     "partly-blank": Kind("warning", "The image's lower rows show nothing, as after a cut download.", "Download again."),
     "small-image": Kind("warning", "A side has fewer than 64 pixels.", "Look whether it is a thumbnail."),
-    "no-mask": Kind("warning", "An image has no mask, where others have one.", "Add it; training skips the image."),
+    "no-mask": Kind(
+        "warning",
+        "An image has no mask, where others have one.",
+        "Add it; training refuses your own images without one and skips others.",
+    ),
     "missing-class": Kind("warning", "An image lacks the mask of one class.", "Add it, empty if nothing is seen."),
     "orphan-mask": Kind("warning", "A mask without an image.", "Add the image or correct the name."),
     "unused-image": Kind("warning", "An image whose name is none of its data set's.", "Correct the name."),
@@ -110,6 +114,11 @@ class Finding:
 def make(kind: str, id: str, source: str, path: Path, message: str, other: Path | None = None) -> Finding:
     """Make a finding with its kind's severity; ``message`` is a sentence without its beginning, the file's name."""
     return Finding(kind, KINDS[kind].severity, id, source, path, f"{path.name} {message}", other)
+
+
+def place_of(path: Path) -> Path:
+    """Where a file lies, however its folder is spelt; a link in another folder is a copy of its own."""
+    return path.parent.resolve() / path.name
 
 
 def ordered(findings: Iterable[Finding]) -> list[Finding]:

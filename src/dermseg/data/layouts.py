@@ -12,7 +12,8 @@ archives unpack. What is found follows these rules, so that no file is taken for
 - Without a folder of masks, ``a_mask.png`` is the mask of ``a.jpg`` beside it, ``a_hair.png`` one of the class hair;
   ``a_2.png``, what has a mask of its own, and JPEGs are images. A folder is read so only if it holds a lesion's mask
   beside its image, and neither it nor one above it holds another data set.
-- ``train``, ``val`` and ``test`` in the path of a user's own images are their part; the innermost counts.
+- ``train``, ``val`` and ``test`` (``Training_set``, ``test-images``) in the path of a user's own images, the folder
+  that is read included, are their part; the innermost counts. Of folders side by side, all name a part or none does.
 - ``images/`` without masks counts in the folder that is read and one below, not deeper.
 """
 
@@ -25,9 +26,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
-from dermseg.errors import DataError
+from dermseg.errors import DataError, InputError
 from dermseg.imaging import IMAGE_SUFFIXES
 
 Part = Literal["train", "validation", "test"]
@@ -41,18 +42,14 @@ LESION_SUFFIXES = ("", f"_{LESION}", "_segmentation", "_mask")
 DEPTH = 3
 """How many folders below the one that is read a data set may lie."""
 
-PARTS: Mapping[str, Part] = {
-    "train": "train",
-    "training": "train",
-    "val": "validation",
-    "valid": "validation",
-    "validation": "validation",
-    "test": "test",
-    "testing": "test",
-}
 IMAGE_FOLDERS = frozenset({"images", "image", "imgs", "img"})
 MASK_FOLDERS = frozenset({"masks", "mask", "labels", "annotations", "groundtruth", "ground_truth", "gt"})
 LOSSLESS = frozenset({".png", ".bmp", ".tif", ".tiff"})
+_PART = re.compile(
+    r"(?:(?P<train>train(?:ing)?)|(?P<validation>val(?:id(?:ation)?)?|tune)|(?P<test>test(?:ing)?))"
+    rf"(?:[ _-]?(?:set|data|{'|'.join(sorted(IMAGE_FOLDERS | MASK_FOLDERS))}))?",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)
@@ -115,24 +112,34 @@ OWN = Layout(source="plain", licence="not stated")
 LAYOUTS = (*PUBLISHED, OWN)
 
 
+def part_of(name: str) -> Part | None:
+    """The part that a folder's name says: ``train``, ``Training_set``, ``val-images``, ``testdata``."""
+    match = _PART.fullmatch(name)
+    return cast("Part", match.lastgroup) if match else None
+
+
 class Folder:
     """A folder, listed once, when it is first asked for, without hidden files and what macOS adds to archives.
 
     Attributes:
         path: Where it is.
         below: The names of the folders from the one that is read to this one.
+        part: What its name says, else that of the nearest folder above it, up to the one that is read.
         taken: Whether it belongs to a data set, so that no other is looked for in it.
     """
 
-    def __init__(self, path: Path, below: tuple[str, ...] = ()) -> None:
+    def __init__(self, path: Path, below: tuple[str, ...] = (), part: Part | None = None) -> None:
         self.path = path
         self.below = below
+        self.part = part_of(self.name) or part
         self.taken = False
 
     @property
     def name(self) -> str:
         """Its name, also where it was given as ``.``."""
-        return self.below[-1] if self.below else self.path.resolve().name
+        if self.below:
+            return self.below[-1]
+        return Path(os.path.abspath(self.path)).name  # noqa: PTH100 - resolve() loses the name of a link
 
     @cached_property
     def _names(self) -> tuple[list[str], list[str]]:
@@ -142,21 +149,24 @@ class Folder:
         try:
             with os.scandir(self.path) as entries:
                 for entry in entries:
-                    if not entry.name.startswith((".", "__MACOSX")):
-                        (folders if entry.is_dir() else files).append(entry.name)
-        except PermissionError:  # such as lost+found
-            return [], []
+                    if not entry.name.startswith((".", "__MACOSX", "lost+found")):
+                        (folders if _is_folder(entry) else files).append(entry.name)
+        except OSError as error:
+            raise InputError(
+                f"{self.path} cannot be listed ({error.strerror or error}), and it may hold images; allow reading it, "
+                "or move it away"
+            ) from error
         return sorted(folders), sorted(files)
 
     @cached_property
     def folders(self) -> list[Folder]:
         """The folders in it, by name."""
-        return [Folder(self.path / name, (*self.below, name)) for name in self._names[0]]
+        return [Folder(self.path / name, (*self.below, name), self.part) for name in self._names[0]]
 
     @property
     def home(self) -> tuple[str, ...]:
         """``below`` without the names of parts: the data set whose parts they are."""
-        return tuple(name for name in self.below if name.lower() not in PARTS)
+        return tuple(name for name in self.below if part_of(name) is None)
 
     @property
     def files(self) -> list[str]:
@@ -202,16 +212,21 @@ def find(folder: Folder, sources: Set[str], *, within: bool = False) -> Iterator
         within: Whether the folder lies in one that holds a data set.
 
     Raises:
-        DataError: If it cannot be said which files are meant.
+        InputError: If a folder cannot be listed.
+        DataError: If it cannot be said which files are meant or which part they are.
     """
     found = [DataSet(layout, folder, images) for layout in PUBLISHED if (images := _published(folder, layout))]
     if sources & {OWN.source, HAM10000.source} and (own := _own(folder, beside=not found and not within)):
         found.append(DataSet(HAM10000 if _is_ham10000(folder, own) else OWN, folder, own))
     yield from (data_set for data_set in found if data_set.layout.source in sources)
     if len(folder.below) < DEPTH:
+        with_own = []
         for child in folder.folders:
             if not child.taken:
-                yield from find(child, sources, within=within or bool(found))
+                inside = list(find(child, sources, within=within or bool(found)))
+                with_own += [child.name] if any(data_set.layout is OWN for data_set in inside) else []
+                yield from inside
+        _refuse_unclear_parts(folder, with_own)
 
 
 def matching(names: Iterable[str], pattern: str) -> list[str]:
@@ -236,7 +251,7 @@ def _files(folder: Folder, pattern: str, part: Part | None = None) -> list[tuple
     found = []
     for child in folder.folders:
         if match := regex.fullmatch(child.name):
-            own = PARTS.get(match.groupdict().get("part", "").lower(), part)
+            own = part_of(match.groupdict().get("part", "")) or part
             nested = (deeper for deeper in child.folders if regex.fullmatch(deeper.name))
             files = [file for place in (child, *nested) for file in _files(place, rest, own)]
             child.taken = child.taken or bool(files)
@@ -264,12 +279,11 @@ def _own(folder: Folder, beside: bool) -> list[Found]:
             return []
     elif not masks and not (masks := _split_off_masks(images)) and len(folder.home) > 1:
         return []
-    part_above = next((PARTS[name.lower()] for name in reversed(folder.below) if name.lower() in PARTS), None)
     found = []
     for part, paths in images.items():
         by_id = _by_stem(paths)
         masks_of = _suffixed(_by_stem(masks.get(part, ())), by_id.keys())
-        found += [Found(id, path, masks_of.get(id, {}), part or part_above) for id, path in by_id.items()]
+        found += [Found(id, path, masks_of.get(id, {}), part or folder.part) for id, path in by_id.items()]
     return found
 
 
@@ -281,10 +295,12 @@ def _role(folder: Folder, names: Set[str]) -> dict[Part | None, list[Path]]:
             continue
         files: dict[Part | None, list[Path]] = defaultdict(list)
         files[None] += child.images
+        if names is IMAGE_FOLDERS:
+            _refuse_unclear_parts(child, [inner.name for inner in child.folders if inner.images])
         for inner in child.folders:
             if inner.name.lower() == child.name.lower():
                 files[None] += inner.images
-            elif (part := PARTS.get(inner.name.lower())) is not None:
+            elif (part := part_of(inner.name)) is not None:
                 files[part] += inner.images
         if any(files.values()):
             child.taken = True
@@ -295,6 +311,26 @@ def _role(folder: Folder, names: Set[str]) -> dict[Part | None, list[Path]]:
             "meant; keep one of them there"
         )
     return next(iter(contents.values()), {})
+
+
+def _refuse_unclear_parts(folder: Folder, names: Sequence[str]) -> None:
+    """Refuse folders of images side by side of which only some name their part."""
+    parts = [name for name in names if part_of(name)]
+    others = [name for name in names if not part_of(name) and name.lower() != folder.name.lower()]
+    if parts and others:
+        raise DataError(
+            f"{folder.path} holds images in {parts[0]}/ and in {others[0]}/, and it cannot be said on which side the "
+            "latter are; expected train, val or test as the name of each such folder (or, say, test_set): rename it, "
+            "or move it away"
+        )
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a folder; a link to nothing or to itself counts as a file, which says so when it is read."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def _split_off_masks(images: dict[Part | None, list[Path]]) -> dict[Part | None, list[Path]]:

@@ -75,7 +75,7 @@ def find(sides: Mapping[str, Sequence[Sample]], fingerprints: Mapping[Path, Fing
     Args:
         sides: Samples by the name of their side, such as those that ``splits.select`` gives for ``train`` of one table
             and for ``test`` of another one, or of another data set.
-        fingerprints: By image file; copies are looked for among those that have one.
+        fingerprints: By image file; copies, flipped and turned ones too, are looked for among those that have one.
     """
     leaks: list[Leak] = []
     on_both: dict[tuple[str, str], set[str]] = defaultdict(set)
@@ -92,7 +92,8 @@ def find(sides: Mapping[str, Sequence[Sample]], fingerprints: Mapping[Path, Fing
             placed[sample.image].append((side, sample))
     order = {side: place for place, side in enumerate(sides)}
     copies: dict[object, Leak] = {}  # one pair of ids each, though an image may lie in several data sets
-    for pair in find_pairs({image: taken for image, taken in (fingerprints or {}).items() if image in placed}):
+    known = {image: taken for image, taken in (fingerprints or {}).items() if image in placed}
+    for pair in find_pairs(known, turned=True):
         for found in product(placed[pair.one], placed[pair.other]):
             (one, left), (other, right) = sorted(found, key=lambda end: order[end[0]])
             if one != other and left.id != right.id and left.group != right.group:

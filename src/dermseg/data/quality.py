@@ -21,7 +21,7 @@ from dermseg.data import copy_checks, file_checks, mask_checks, tables
 from dermseg.data.catalog import LESION, Sample
 from dermseg.data.copy_checks import View
 from dermseg.data.duplicates import fingerprint
-from dermseg.data.findings import KINDS, Finding, Kind, make, ordered, summary, to_csv, write_csv
+from dermseg.data.findings import KINDS, Finding, Kind, make, ordered, place_of, summary, to_csv, write_csv
 from dermseg.data.splits import Split
 from dermseg.errors import BrokenImageError, DermsegError, InputError
 from dermseg.imaging import (
@@ -35,7 +35,7 @@ from dermseg.imaging import (
 )
 from dermseg.parallel import in_order
 
-__all__ = ["KINDS", "Finding", "Kind", "check", "fix", "summary", "to_csv", "write_csv"]
+__all__ = ["KINDS", "Finding", "Kind", "check", "check_fix_folder", "fix", "summary", "to_csv", "write_csv"]
 
 Pixels = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
@@ -66,7 +66,7 @@ def check(
         root: The folder it read; messages name files from there.
         table: The split; the shipped ones if None.
         against: Images, of a test set say, of which ``samples`` should hold no copies; not checked themselves, and
-            passed over where they cannot be read.
+            passed over where they cannot be read or are the very files of ``samples``.
         duplicates: Whether to look for copies.
         workers: Threads; one for each core if None.
         progress: Called after each image of ``samples`` and ``against``.
@@ -86,8 +86,12 @@ def check(
         views += seen
         for _ in group:
             step()
-    for view in in_order(_view, against if duplicates else (), workers):
+    own = {place_of(sample.image) for sample in samples}
+    foreign = [sample for sample in against if duplicates and place_of(sample.image) not in own]
+    for view in in_order(_view, foreign, workers):
         compared += [] if view is None else [view]
+        step()
+    for _ in range(len(against) - len(foreign)):
         step()
     for source in sorted({sample.source for sample in samples}):
         for fault in file_checks.find([sample for sample in samples if sample.source == source]):
@@ -100,6 +104,20 @@ def check(
     return ordered(findings)
 
 
+def check_fix_folder(output: Path, samples: Iterable[Sample]) -> None:
+    """Check that corrected masks may be written to a folder.
+
+    Raises:
+        InputError: If it holds something already, is no folder, or lies among the images and masks of ``samples``.
+    """
+    if output.is_file() or (output.is_dir() and any(output.iterdir())):
+        raise InputError(f"{output} is not empty; give a new folder for the corrected masks")
+    folders = {path.parent for sample in samples for path in (sample.image, *sample.masks.values())}
+    inside = {folder.resolve() for folder in folders} & {output.resolve(), *output.resolve().parents}
+    if inside:
+        raise InputError(f"{output} lies in the data, in {min(inside)}; give a folder outside for the corrected masks")
+
+
 def fix(findings: Iterable[Finding], samples: Sequence[Sample], output: Path) -> list[Path]:
     """Write corrected masks to a folder, in the layout of the data set; the originals stay as they are.
 
@@ -107,45 +125,48 @@ def fix(findings: Iterable[Finding], samples: Sequence[Sample], output: Path) ->
     turned by EXIF turned as well, specks removed and tiny holes filled. ``fixes.csv`` there lists what was done.
 
     Args:
-        findings: Of ``check``; those that are no fault of a mask, or need a judgement, are passed over.
+        findings: Of ``check``; those that are no fault of a mask are passed over, and so are masks with an error that
+            needs a judgement.
         samples: The samples that were checked.
-        output: The folder; made if it is missing.
+        output: The folder, see ``check_fix_folder``; made if it is missing.
 
     Returns:
         The masks written.
 
     Raises:
-        InputError: If a mask would be written over an existing file, or cannot be written.
+        InputError: If the folder is not empty or lies in the data, or a mask cannot be written.
         ImageError: If a mask cannot be read any more.
     """
+    check_fix_folder(output, samples)
     by_mask: dict[Path, set[str]] = defaultdict(set)
     for finding in findings:
-        if finding.kind in mask_checks.MENDABLE:
+        if finding.kind in mask_checks.MENDABLE or finding.severity == "error":
             by_mask[finding.path].add(finding.kind)
     owners = {path: sample for sample in samples for path in sample.masks.values()}
-    if not by_mask.keys() & owners.keys():
+    plan = {}  # all is decided before the first is written
+    for path in sorted(by_mask.keys() & owners.keys()):
+        # Other masks cannot be read, or would still be wrong after mending.
+        if by_mask[path] <= mask_checks.MENDABLE:
+            grey = read_mask_values(path)
+            if all(mask_checks.is_mendable(kind, grey) for kind in by_mask[path]):
+                turned = "turned-mask" in by_mask[path]
+                plan[path] = open_image(owners[path].image).exif_orientation if turned else 1
+    if not plan:
         return []
     files = [path.absolute() for sample in samples for path in (sample.image, *sample.masks.values())]
     base = Path(os.path.commonpath([path.parent for path in files]))
     rows, written = [], []
-    for path in sorted(by_mask.keys() & owners.keys()):
-        sample, grey = owners[path], read_mask_values(path)
-        kinds = sorted(kind for kind in by_mask[path] if mask_checks.is_mendable(kind, grey))
-        if not kinds:
-            continue
-        turn = open_image(sample.image).exif_orientation if "turned-mask" in kinds else 1
-        mask = mask_checks.repair(grey, kinds, turn)
+    for path, turn in plan.items():
+        sample, kinds = owners[path], sorted(by_mask[path])
+        mask = mask_checks.repair(read_mask_values(path), kinds, turn)
         target = output / path.absolute().relative_to(base).with_suffix(".png")
-        if target.exists():
-            raise InputError(f"{target} exists; give a new folder for the corrected masks")
         make_folder(target.parent)
         write_bytes(target, encode_mask(mask))
         written.append(target)
         rows.append(
             [sample.id, sample.source, " ".join(kinds), str(path), str(target), f"{mask_checks.share_of(mask):.4f}"]
         )
-    if rows:
-        tables.write(output / "fixes.csv", ("id", "source", "kinds", "original", "fixed", "foreground"), rows)
+    tables.write(output / "fixes.csv", ("id", "source", "kinds", "original", "fixed", "foreground"), rows)
     return written
 
 
@@ -241,11 +262,16 @@ def _view(sample: Sample) -> View | None:
 
 
 def _view_of(sample: Sample, photograph: Photograph, pixels: Pixels, lesion: Mask | None) -> View:
-    digest = hashlib.blake2b(str(pixels.shape).encode() + pixels.tobytes(), digest_size=16).digest()
     of_mask = None
     if lesion is not None and 0 < mask_checks.share_of(lesion) < mask_checks.FULL:
-        of_mask = hashlib.blake2b(str(lesion.shape).encode() + np.packbits(lesion).tobytes(), digest_size=16).digest()
-    return View(sample, photograph.size, digest, fingerprint(pixels), of_mask)
+        of_mask = _digest(lesion.view(np.uint8))
+    return View(sample, photograph.size, _digest(pixels), fingerprint(pixels), of_mask)
+
+
+def _digest(values: Pixels) -> bytes:
+    digest = hashlib.blake2b(str(values.shape).encode(), digest_size=16)
+    digest.update(np.ascontiguousarray(values).data)
+    return digest.digest()
 
 
 def _blank_rows(pixels: Pixels) -> float:

@@ -18,15 +18,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dermseg.data import tables
-from dermseg.data.catalog import ATTRIBUTES, PLAIN, Sample
+from dermseg.data.catalog import ATTRIBUTES, PLAIN, Part, Sample
 from dermseg.data.duplicates import near_duplicates
 from dermseg.errors import DataError, InputError
 from dermseg.imaging import read_mask
 
 Split = Literal["train", "tune", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
+STRICTEST: tuple[Split, ...] = ("test", "tune", "train")
+SIDE_OF_PART: Mapping[Part, Split] = {"train": "train", "validation": "tune", "test": "test"}
 DEFAULT = Path(__file__).parents[1] / "splits" / "default.csv"
 ATTRIBUTE_TABLE = DEFAULT.with_name("attributes.csv")
+
+
+class Shipped(dict[str, Split]):
+    """A shipped table, which knows nothing of the folders of a user's own images."""
 
 
 def read(path: Path = DEFAULT) -> dict[str, Split]:
@@ -38,7 +44,7 @@ def read(path: Path = DEFAULT) -> dict[str, Split]:
     """
     if not path.is_file():
         raise InputError(f"there is no table of splits {path}; expected a CSV with the columns id, group, split")
-    table: dict[str, Split] = {}
+    table: dict[str, Split] = Shipped() if path in (DEFAULT, ATTRIBUTE_TABLE) else {}
     for row in tables.read(path, ("id", "group", "split"), "table of splits"):
         side = row["split"]
         if side not in SPLITS:
@@ -60,16 +66,21 @@ def table_for(classes: Iterable[str]) -> dict[str, Split]:
 
 
 def split_of(sample: Sample, table: Mapping[str, Split]) -> Split:
-    """The split of a sample: its id's, else its group's, else by rule.
+    """The split of a sample: its id's in the table, else its group's, else by rule.
 
-    The rule gives a user's own images the side that their folders name (``validation`` is ``tune``), and puts the
-    challenges' validation and test images, and PH2, into ``test``; other images go to ``train``, ``tune`` and ``test``
-    by a hash of their group (80, 10, 10 %).
+    Of a user's own images whose folders name a part (``validation`` is ``tune``), the stricter of that and a shipped
+    table's side counts, so nothing in a folder ``test`` is trained on unless a table of one's own says so. For the
+    published data sets the table goes before the official part: a test image of ISIC 2016 that ISIC 2018's training
+    set holds has been trained on, and so must not be scored as test.
+
+    The rule puts the challenges' validation and test images, and PH2, into ``test``; other images go to ``train``,
+    ``tune`` and ``test`` by a hash of their group (80, 10, 10 %).
     """
-    if (side := table.get(sample.id) or table.get(sample.group)) is not None:
+    side = _listed(sample, table)
+    if sample.source == PLAIN and sample.part is not None and (side is None or isinstance(table, Shipped)):
+        return min(side or "train", SIDE_OF_PART[sample.part], key=STRICTEST.index)
+    if side is not None:
         return side
-    if sample.source == PLAIN and sample.part is not None:
-        return "tune" if sample.part == "validation" else sample.part
     if sample.source == "ph2" or _is_held_out(sample):
         return "test"
     share = _rank(sample.group) / 2**256
@@ -180,6 +191,16 @@ def _stratify(
             taken = after[nearest]
             del free[nearest]
     return {group: side.get(group, "train") for group in content}
+
+
+def _listed(sample: Sample, table: Mapping[str, Split]) -> Split | None:
+    """A sample's side in a table: its id's, else its group's, which own folders may spell ``train/isic_0000000``."""
+    for name in (sample.id, sample.group):
+        last = name.rpartition("/")[2]
+        for spelling in (name, last, last.upper()):
+            if spelling in table:
+                return table[spelling]
+    return None
 
 
 def _is_held_out(sample: Sample) -> bool:

@@ -16,9 +16,9 @@ from typing import Literal, NamedTuple, TypeVar, get_args
 
 import numpy as np
 
-from dermseg.data.catalog import LESION, Part, Sample
+from dermseg.data.catalog import LESION, Sample
 from dermseg.data.duplicates import Progress, join, read_each
-from dermseg.data.splits import SPLITS, Split
+from dermseg.data.splits import SIDE_OF_PART, SPLITS, STRICTEST, Split
 from dermseg.errors import DataError, DermsegError, InputError, choose_from
 from dermseg.imaging import read_mask
 
@@ -26,8 +26,6 @@ Method = Literal["official", "random", "k-fold"]
 Areas = Mapping[str, Mapping[str, float]]
 Side = TypeVar("Side")
 
-SIDE_OF_PART: Mapping[Part, Split] = {"train": "train", "validation": "tune", "test": "test"}
-STRICTEST: tuple[Split, ...] = ("test", "tune", "train")
 SIZES = 5  # quantiles of the lesion's area that sides are made alike in
 
 

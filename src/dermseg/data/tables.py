@@ -7,7 +7,7 @@ import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from dermseg.errors import DataError
+from dermseg.errors import DataError, InputError
 from dermseg.imaging import write_bytes
 
 
@@ -20,7 +20,8 @@ def read(path: Path, columns: Sequence[str], what: str) -> list[dict[str, str]]:
         what: Such a table in words, for messages.
 
     Raises:
-        DataError: If it cannot be read, or lacks a column.
+        InputError: If there is no such file, or it cannot be read.
+        DataError: If it is no such table.
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
@@ -28,7 +29,9 @@ def read(path: Path, columns: Sequence[str], what: str) -> list[dict[str, str]]:
             file.seek(0)
             reader = csv.DictReader(file, restval="", delimiter="\t" if tabs else ",")
             found, rows = set(reader.fieldnames or ()), list(reader)
-    except (OSError, UnicodeDecodeError, csv.Error):
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror})") from error
+    except (UnicodeDecodeError, csv.Error):
         found, rows = set(), []
     if not found.issuperset(columns):
         raise DataError(f"{path} is no {what}: expected a CSV with the columns {', '.join(columns)}")
@@ -48,4 +51,5 @@ def write(path: Path, columns: Sequence[str], rows: Iterable[Iterable[object]]) 
     Raises:
         InputError: If the file cannot be written.
     """
-    write_bytes(path, encode(columns, rows).encode())
+    # A file's name may be no valid text.
+    write_bytes(path, encode(columns, rows).encode(errors="backslashreplace"))

@@ -16,7 +16,7 @@ import requests
 import urllib3.exceptions
 
 from dermseg._version import __version__
-from dermseg.data.archive import Progress, check_space
+from dermseg.data.archive import Limits, Progress, check_space
 from dermseg.errors import DataError
 from dermseg.imaging import write_bytes
 
@@ -25,6 +25,7 @@ Report = Callable[[str], None]
 MAX_REDIRECTS = 10
 PIECE = 1 << 16  # bytes read at once; as many may be lost when a connection is cut
 ENOUGH = 1 << 20  # bytes that a try must bring to count as progress
+STRETCH = 1 << 28  # bytes between two looks at the disk, and the room to have where no length is announced
 _PASSING = frozenset({408, 425, 429})  # with 500 and above, the answers that may be better another time
 
 
@@ -63,6 +64,7 @@ class ResumingDownloader:
     Attributes:
         part: What has been fetched so far.
         check: Called with the complete file; raises where it is not what was asked for.
+        most: The most bytes that a file may have.
         resumed: Whether any of the file came from an earlier try.
     """
 
@@ -71,13 +73,14 @@ class ResumingDownloader:
     progress: Progress
     report: Report
     check: Callable[[Path], None]
+    most: int = Limits.size
     resumed: bool = False
 
     def __call__(self, url: str, output_file: str | os.PathLike[str], pooch: object) -> None:
         """Fetches ``url`` into ``output_file``.
 
         Raises:
-            DataError: The server does not give the file.
+            DataError: The server does not give the file, or one without end.
             InputError: It cannot be written, or the disk is too full.
         """
         del pooch
@@ -159,7 +162,8 @@ class ResumingDownloader:
                     self.discard()
                     state = {"url": url, "validator": _validator(response), "total": total}
                     write_bytes(self._state, json.dumps(state).encode())
-                check_space(self.part.parent, (total or 0) - offset, self._name)
+                self._check_room(offset, total)
+                self._check_size(total or 0)
                 self._write(response, offset, total)
         except (requests.exceptions.TooManyRedirects, ValueError) as error:
             # ValueError: an address that cannot be one, such as one without a host
@@ -168,7 +172,7 @@ class ResumingDownloader:
             raise _PassingError(_short(error)) from error
 
     def _write(self, response: requests.Response, offset: int, total: int | None) -> None:
-        done = offset
+        done = checked = offset
         try:
             with self.part.open("ab" if offset else "wb") as file:
                 self.progress(self._name, done, total)
@@ -176,10 +180,26 @@ class ResumingDownloader:
                     file.write(piece)
                     done += len(piece)
                     self.progress(self._name, done, total)
+                    if done > self.most:
+                        break
+                    if done - checked >= STRETCH:
+                        self._check_room(done, total)
+                        checked = done
         finally:
             response.close()
+        self._check_size(done)
         if total is not None and done != total:
             raise _PassingError(f"{done} bytes came where {total} were announced")
+
+    def _check_room(self, done: int, total: int | None) -> None:
+        check_space(self.part.parent, STRETCH if total is None else total - done, self._name)
+
+    def _check_size(self, size: int) -> None:
+        if size > self.most:
+            self.discard()
+            raise DataError(
+                f"{self._name}: the server sends more than {self.most / 1e9:.3g} GB, the most that is expected"
+            )
 
     def _refuse(self, response: requests.Response) -> None:
         """Raises where an answer does not carry the file."""

@@ -9,6 +9,9 @@ from typing import Any, ClassVar, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationInfo, field_validator, model_validator
 
+from dermseg.errors import choose_from
+from dermseg.processing import STEPS
+
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -221,6 +224,13 @@ class Recipe(_Strict):
     compile: bool = Field(False, description="torch.compile the network")
     deterministic: bool = True
     seed: int = Field(0, ge=0, lt=2**32)
+
+    @field_validator("processing")
+    @classmethod
+    def _are_steps(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if unknown := [name for name in names if name not in STEPS]:
+            raise ValueError(f"there is no step {unknown[0]!r}; {choose_from(unknown[0], STEPS)}")
+        return names
 
     def to_yaml(self) -> str:
         """The recipe as YAML, every setting written out."""

@@ -44,6 +44,7 @@ def prepare(
     *,
     at_most: int | None = None,
     cache_folder: Path | None = None,
+    report: Callable[[str], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> RunData:
     """Find the images of each side and fit them into the recipe's size, once.
@@ -53,12 +54,13 @@ def prepare(
         data: A folder of data sets in their official layouts.
         at_most: Use only about so many images a side, from all over it.
         cache_folder: Where resized images are kept; ``dermseg.data.cache.default_folder()`` if None.
+        report: Takes a line on what is in quarantine.
         progress: Called with images done and images in all while they are fitted, for each side anew.
 
     Raises:
         DataError: If the data sets cannot be read, or a split is empty.
     """
-    train, tune = sides(recipe, data)
+    train, tune = sides(recipe, data, report)
     if at_most is not None:
         train, tune = (found[:: -(-len(found) // at_most)] for found in (train, tune))
     train_images, tune_images = (
@@ -88,15 +90,25 @@ def prepare(
     )
 
 
-def sides(recipe: Recipe, data: str | Path) -> tuple[list[Sample], list[Sample]]:
+def sides(
+    recipe: Recipe, data: str | Path, report: Callable[[str], None] | None = None
+) -> tuple[list[Sample], list[Sample]]:
     """The samples a recipe trains on, and those it is tuned on, of a folder of data sets; without quarantined ones.
 
     Raises:
         DataError: If the data sets cannot be read, or a side is empty.
     """
-    samples = catalog.read(data, recipe.data.sources)
-    samples = quarantine.keep(samples, recipe.data.quarantine or quarantine.find(Path(data)))
-    samples = catalog.with_masks(samples, recipe.classes)
+    try:
+        samples = catalog.read(data, recipe.data.sources)
+    except DataError as error:
+        if recipe.data.sources is None:
+            raise
+        raise DataError(
+            f"{error}\nthe recipe {recipe.name} reads {', '.join(recipe.data.sources)}; other data sets are read with "
+            "--set data.sources=[...], your own with [plain]"
+        ) from error
+    lists = [recipe.data.quarantine] if recipe.data.quarantine else quarantine.find(Path(data))
+    samples = catalog.with_masks(quarantine.keep(samples, lists, report), recipe.classes)
     table = splits.read(recipe.data.splits or splits.default_for(recipe.classes))
     train, tune = (splits.select(samples, side, table) for side in ("train", "tune"))
     # An image that several data sets share is scored once, by the first one's mask.

@@ -113,7 +113,12 @@ def train(
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     lightning.seed_everything(recipe.seed, verbose=False)
     run_data = prepare(
-        recipe, data, at_most=DEBUG_IMAGES if debug else None, cache_folder=cache_folder, progress=now_and_then(report)
+        recipe,
+        data,
+        at_most=DEBUG_IMAGES if debug else None,
+        cache_folder=cache_folder,
+        report=report,
+        progress=now_and_then(report),
     )
     report(
         f"{len(run_data.train)} images to train on, {len(run_data.tune.images)} to tune on; run folder {folder}; "
