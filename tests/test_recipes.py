@@ -428,7 +428,8 @@ def test_an_unknown_setting_names_the_one_meant(smallest: str, key: str, meant: 
 
 def test_an_unknown_setting_like_no_other_gets_the_choice(smallest: str) -> None:
     assert refusal(smallest, "data.zzzzzz=1") == (
-        "tiny.yaml: there is no setting 'data.zzzzzz'; choose from: sources, splits, quarantine, sampling, images_per_epoch"
+        "tiny.yaml: there is no setting 'data.zzzzzz'; choose from: sources, splits, quarantine, sampling, "
+        "images_per_epoch"
     )
 
 
