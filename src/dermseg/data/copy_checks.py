@@ -74,10 +74,10 @@ def find_images(
         by_id[view.sample.id].append(index)
     for same in by_id.values():
         for index in same[1:]:
-            first, second = views[same[0]], views[index]
-            if (same[0], index) not in paired and _has_shape_of(first, second):
-                message = f"looks unlike {_name(first, root)}, which has the same id"
-                yield _finding("id-conflict", second, first, message)
+            known, odd = views[same[0]], views[index]
+            if (same[0], index) not in paired and _has_shape_of(known, odd):
+                message = f"looks unlike {_name(known, root)}, which has the same id"
+                yield _finding("id-conflict", odd, known, message)
 
 
 def find_masks(views: Sequence[View], root: Path) -> Iterator[Finding]:
