@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import shutil
 import subprocess
 import sys
@@ -162,6 +163,18 @@ def test_own_sides_are_not_forgotten_silently(mine: Path) -> None:
     run("split", mine, "--method", "official")
     tested = [row["id"] for row in table(Path("data-split/splits.csv")) if row["split"] == "test"]
     assert tested == sorted(path.stem for path in (mine / "test" / "images").iterdir())
+
+
+def test_a_name_that_is_no_text_stops_nothing(mine: Path) -> None:
+    name = os.fsdecode(b"bad\xff.png")
+    for kind in ("images", "masks"):
+        first = min((mine / kind).iterdir())
+        first.rename(mine / kind / name)
+    Image.fromarray(np.full((96, 128), 255, np.uint8)).save(mine / "masks" / name)
+    run("check", mine)
+    assert [row["id"] for row in table(Path("data-check/findings.csv")) if row["kind"] == "full-mask"] == ["bad\\udcff"]
+    run("split", mine)
+    run("stats", mine, "--no-check")
 
 
 def test_corrected_masks_go_to_a_new_folder(mine: Path) -> None:

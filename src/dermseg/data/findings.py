@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
 from dermseg.data import tables
-from dermseg.imaging import write_bytes
 
 Severity = Literal["error", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = get_args(Severity)
@@ -132,7 +131,7 @@ def ordered(findings: Iterable[Finding]) -> list[Finding]:
 
 def to_csv(findings: Iterable[Finding]) -> str:
     """A table of findings, one a line, with the columns of ``COLUMNS``."""
-    return tables.encode(COLUMNS, ([getattr(finding, name) for name in COLUMNS] for finding in findings))
+    return tables.encode(COLUMNS, _rows(findings))
 
 
 def write_csv(findings: Iterable[Finding], path: Path) -> None:
@@ -141,7 +140,11 @@ def write_csv(findings: Iterable[Finding], path: Path) -> None:
     Raises:
         InputError: If the file cannot be written.
     """
-    write_bytes(path, to_csv(findings).encode())
+    tables.write(path, COLUMNS, _rows(findings))
+
+
+def _rows(findings: Iterable[Finding]) -> Iterator[list[object]]:
+    return ([getattr(finding, name) for name in COLUMNS] for finding in findings)
 
 
 def summary(findings: Sequence[Finding]) -> str:

@@ -219,4 +219,4 @@ def _tenths(groups: Iterable[str], sides: Sequence[Split]) -> dict[str, Split]:
 
 
 def _rank(group: str) -> int:
-    return int.from_bytes(hashlib.sha256(f"dermseg:{group}".encode()).digest(), "big")
+    return int.from_bytes(hashlib.sha256(f"dermseg:{group}".encode(errors="surrogateescape")).digest(), "big")
