@@ -1,7 +1,9 @@
 import dataclasses
 import itertools
 import math
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -27,6 +29,8 @@ SIZE = (192, 256)
 SKIN = (214, 176, 154)
 Line = tuple[np.ndarray, np.ndarray, float]
 MASKS = [hair_mask, ruler_mask, vignette_mask]
+Find = Callable[[np.ndarray], np.ndarray]
+Kind = Callable[..., list[Any]]
 
 
 def skin(size: tuple[int, int] = SIZE, colour: tuple[int, int, int] = SKIN) -> np.ndarray:
@@ -81,22 +85,23 @@ def lab(colour: tuple[float, float, float]) -> tuple[float, float, float]:
 @pytest.mark.parametrize("find", MASKS)
 @settings(max_examples=30, deadline=None)
 @given(pixels=hnp.arrays(np.uint8, st.tuples(st.integers(1, 40), st.integers(1, 40), st.just(3))))
-def test_a_mask_is_the_images_size_and_the_image_stays(find, pixels: np.ndarray) -> None:  # type: ignore[no-untyped-def]
+def test_a_mask_is_the_images_size_and_the_image_stays(find: Find, pixels: np.ndarray) -> None:
     before = pixels.copy()
     pixels.setflags(write=False)
     mask = find(pixels)
-    assert (mask.shape, mask.dtype) == (pixels.shape[:2], np.bool_)
+    assert mask.shape == pixels.shape[:2]
+    assert mask.dtype == np.bool_
     np.testing.assert_array_equal(pixels, before)
 
 
 @pytest.mark.parametrize("find", MASKS)
 @pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 1), (2, 2), (40, 30), SIZE, (700, 500)])
-def test_plain_skin_has_no_hair_no_ruler_and_no_vignette(find, size: tuple[int, int]) -> None:  # type: ignore[no-untyped-def]
+def test_plain_skin_has_no_hair_no_ruler_and_no_vignette(find: Find, size: tuple[int, int]) -> None:
     assert not find(skin(size)).any()
 
 
 @pytest.mark.parametrize("find", [hair_mask, ruler_mask])
-def test_other_arrays_are_refused(find) -> None:  # type: ignore[no-untyped-def]
+def test_other_arrays_are_refused(find: Find) -> None:
     for wrong in (np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3)), np.zeros((0, 4, 3), np.uint8)):
         with pytest.raises(InputError, match=r"^pixels are \w+ \(.*\) where uint8 \(H, W, 3\) is expected$"):
             find(wrong)
@@ -128,7 +133,7 @@ def test_a_vignette_is_found_where_the_field_ends() -> None:
 
 @pytest.mark.parametrize("kind", [ticks, scale_bar])
 @pytest.mark.parametrize("angle", [0, 8, 30, 45, 78, 90, 120, 155])
-def test_a_ruler_is_found_at_every_angle_and_nothing_else(kind, angle: float) -> None:  # type: ignore[no-untyped-def]
+def test_a_ruler_is_found_at_every_angle_and_nothing_else(kind: Kind, angle: float) -> None:
     noise = np.random.default_rng(0).normal(0, 2, (*SIZE, 1))
     bare = np.rint(skin() + noise).astype(np.uint8)
     pixels = strokes(bare, kind((128, 96.5), angle))
@@ -141,7 +146,7 @@ def test_a_ruler_is_found_at_every_angle_and_nothing_else(kind, angle: float) ->
 
 @pytest.mark.parametrize("kind", [ticks, scale_bar])
 @pytest.mark.parametrize("scale", [0.5, 2, 3.3])
-def test_a_ruler_is_found_at_every_size(kind, scale: float) -> None:  # type: ignore[no-untyped-def]
+def test_a_ruler_is_found_at_every_size(kind: Kind, scale: float) -> None:
     size = round(SIZE[0] * scale), round(SIZE[1] * scale)
     pixels = strokes(draw(7, size, hairs=0, bubbles=0, vignette=False, tone=0.1).pixels, kind((128, 150), 10))
     found = ruler_mask(pixels)
@@ -179,7 +184,7 @@ def test_a_bent_line_with_teeth_is_no_ruler() -> None:
 
 
 @pytest.mark.parametrize("find", MASKS)
-def test_a_turned_image_has_turned_masks(find) -> None:  # type: ignore[no-untyped-def]
+def test_a_turned_image_has_turned_masks(find: Find) -> None:
     pixels = strokes(photograph(2, hairs=6, vignette=True), [*ticks((40, 90), 80), *scale_bar((128, 160), 6)])
     mask, turned = find(pixels), find(np.ascontiguousarray(pixels.transpose(1, 0, 2))).T
     assert mask.any()

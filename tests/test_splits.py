@@ -195,8 +195,8 @@ def test_the_groups_of_the_table_of_attributes_are_its_near_duplicates(real: lis
     groups = {row["id"]: row["group"] for row in shipped_rows(ATTRIBUTE_TABLE)}
     found = near_duplicates({s.id: s.image for s in real if s.source == "isic2018"})
     assert found.keys() == groups.keys()
-    # Processors round SIFT's arithmetic differently: without AVX-512 three pairs fall on the other side of the limit.
-    assert len([id for id in groups if found[id] != groups[id]]) <= 3
+    # Which images are compared depends on the processor's arithmetic: without AVX-512 just these are grouped otherwise.
+    assert {id for id in groups if found[id] != groups[id]} <= {"ISIC_0011165", "ISIC_0013579", "ISIC_0014178"}
 
 
 KNOWN_COPIES = (
