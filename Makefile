@@ -21,7 +21,7 @@ check:  ## Run the gate in the environment that is there: format, lint, types, t
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist worksteal
 
 test-slow: .venv/dev  ## Run the tests that need minutes
 	$(BIN)/pytest -m slow

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from dermseg import evaluation
 from dermseg.data import catalog, splits
 from dermseg.processing import STEPS
+from dermseg.predictors import Model
 from dermseg.segmenter import Segmenter
 from dermseg.training.recipes import load_recipe
 from dermseg.training.run import train
@@ -46,7 +47,7 @@ def run(data: Path, pretrained: str, folder: Path, step: str, seed: int, images:
     samples = catalog.with_masks(catalog.read(data, recipe.data.sources), recipe.classes)
     tune = splits.select(samples, "tune")
     tune = list({sample.id: sample for sample in reversed(tune)}.values())[::-1]
-    result = evaluation.evaluate(Segmenter(bundle, threads=1), tune, data=str(data), split="tune")
+    result = evaluation.evaluate(Model(Segmenter(bundle, threads=1)), tune, data=str(data), split="tune")
     result.write_csv(folder / "tune.csv")
 
 

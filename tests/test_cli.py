@@ -302,23 +302,23 @@ def test_help_of_segment_shows_its_options_and_examples(cli: Cli) -> None:
 def test_evaluate_scores_a_data_set_and_records_it(cli: Cli, tmp_path: Path, dark_bundle: Bundle) -> None:
     synthetic.write_dataset(tmp_path / "data", 5, size=(64, 96))
     folder = shutil.copytree(dark_bundle.path, tmp_path / "bundle")
-    arguments = ["--bundle", folder, "--data", "data", "--split", "all", "--output", "scores"]
+    arguments = ["--bundle", folder, "--data", "data", "--split", "all", "--output", "scores", "--no-report"]
     result = cli("evaluate", *arguments, "--record")
     assert result.returncode == 0, result.stderr
-    assert names(tmp_path / "scores") == {"scores.csv", "result.json"}
+    assert names(tmp_path / "scores") == {"all_metrics.csv", "result.json"}
 
     segmenter, samples = Segmenter(dark_bundle, threads=1), catalog.read(tmp_path / "data")
     expected = {
         s.id: Confusion.of(segmenter(s.image).mask, read_mask(s.masks["lesion"])).scores()["jaccard"] for s in samples
     }
-    with (tmp_path / "scores" / "scores.csv").open(newline="") as file:
+    with (tmp_path / "scores" / "all_metrics.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert {row["id"]: float(row["jaccard"]) for row in rows} == pytest.approx(expected)
     assert len(rows) == 5
 
     document = json.loads((tmp_path / "scores" / "result.json").read_text())
     mean = float(np.mean(list(expected.values())))
-    assert document["summaries"]["plain"]["metrics"]["jaccard"]["mean"] == pytest.approx(mean)
+    assert document["protocols"]["official"]["summaries"]["plain"]["metrics"]["jaccard"]["mean"] == pytest.approx(mean)
     assert document["failures"] == []
     (row,) = [line.split() for line in result.stdout.splitlines() if line.startswith("jaccard ")]
     assert row[1] == f"{mean:.3f}"

@@ -91,10 +91,10 @@ def test_check_quarantines_and_mends_an_inverted_mask(mine: Path) -> None:
 def test_what_is_in_quarantine_is_neither_scored_nor_trained_on(mine: Path) -> None:
     ids = sorted(path.stem for path in (mine / "images").iterdir())
     (mine / "quarantine.csv").write_text(f"id,source\n{ids[0]},plain\n{ids[1]},plain\n")
-    result = CliRunner().invoke(app, ["evaluate", "--data", str(mine), "--split", "all"])
+    result = CliRunner().invoke(app, ["evaluate", "--data", str(mine), "--split", "all", "--no-report"])
     assert result.exit_code == 0, result.output
     assert f"2 of 2 images listed in {mine / 'quarantine.csv'} are left out" in result.output
-    assert [row["id"] for row in table(Path("evaluation/scores.csv"))] == ids[2:]
+    assert [row["id"] for row in table(Path("evaluation/all_metrics.csv"))] == ids[2:]
     rows = [(id, id, "tune" if number % 5 == 0 else "train") for number, id in enumerate(ids)]
     Path("mine.csv").write_text("id,group,split\n" + "".join(f"{','.join(row)}\n" for row in rows))
     kept = ["--set", "data.sources=[plain]", "--set", "input_size=32", "--set", "data.splits=mine.csv"]
@@ -105,9 +105,9 @@ def test_what_is_in_quarantine_is_neither_scored_nor_trained_on(mine: Path) -> N
 def test_a_list_elsewhere_may_be_given(mine: Path) -> None:
     ids = sorted(path.stem for path in (mine / "images").iterdir())
     Path("mine.csv").write_text(f"id,source\n{ids[5]},plain\n")
-    arguments = ["evaluate", "--data", str(mine), "--split", "all", "--quarantine", "mine.csv"]
+    arguments = ["evaluate", "--data", str(mine), "--split", "all", "--no-report", "--quarantine", "mine.csv"]
     assert CliRunner().invoke(app, arguments).exit_code == 0
-    assert [row["id"] for row in table(Path("evaluation/scores.csv"))] == [id for id in ids if id != ids[5]]
+    assert [row["id"] for row in table(Path("evaluation/all_metrics.csv"))] == [id for id in ids if id != ids[5]]
 
 
 @pytest.mark.parametrize("method", ["random", "k-fold"])
@@ -122,7 +122,7 @@ def test_split_writes_tables_that_training_and_evaluation_take(mine: Path, metho
         tested += [id for id, side in sides.items() if side == "test"]
         assert table(Path("made") / f"{name}_leaks.csv") == []
     assert len(tested) == len(set(tested)) == (2 if method == "random" else COUNT)
-    arguments = ["evaluate", "--data", str(mine), "--split", "test", "--splits", f"made/{names[0]}.csv"]
+    arguments = ["evaluate", "--data", str(mine), "--split", "test", "--no-report", "--splits", f"made/{names[0]}.csv"]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
 

@@ -7,10 +7,9 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, get_args
 
 import numpy as np
 import onnx
@@ -20,15 +19,16 @@ from isic_challenge_scoring import ScoreError, SegmentationScore, task2
 from isic_challenge_scoring.__main__ import cli as official_cli
 from numpy.typing import NDArray
 from PIL import Image
+from sklearn.metrics import roc_auc_score
 
-from dermseg import synthetic
-from dermseg.bundle import CARD, ONNX, WEIGHTS, Bundle, Manifest, write
+from dermseg import boundary, ranking, synthetic
+from dermseg.bundle import CARD, ONNX, WEIGHTS, Bundle, write
 from dermseg.data.catalog import Sample
 from dermseg.errors import BrokenImageError, DermsegError, InputError
-from dermseg.evaluation import ALL, EvaluationResult, evaluate
+from dermseg.evaluation import ALL, EvaluationResult, Failure, evaluate, operating_point
 from dermseg.imaging import Geometry, open_image, read_mask
 from dermseg.metrics import TASK1_METRICS, Confusion, Interval, bootstrap_interval, soft_counts
-from dermseg.protocols import ImageScore, ProtocolName, protocol_for
+from dermseg.protocols import PROTOCOLS, ImageScore, ProtocolName, protocol_for, protocols_for
 from dermseg.segmenter import Prediction
 from tests.conftest import Cli
 
@@ -51,21 +51,23 @@ ATTRIBUTES = ("pigment_network", "globules", "streaks")
 
 
 @dataclass(frozen=True)
-class Segmented:
+class Masked:
     """Masks at the image's own size, one a class."""
 
     masks: Mapping[str, NDArray[np.bool_]]
-    thresholds: tuple[float, ...] = ()
-    probabilities: NDArray[np.float32] = field(default_factory=lambda: np.zeros((1, SIZE, SIZE), np.float32))
 
     @property
     def classes(self) -> tuple[str, ...]:
         return tuple(self.masks)
 
     @property
-    def geometry(self) -> Geometry:
+    def size(self) -> tuple[int, int]:
         height, width = next(iter(self.masks.values())).shape
-        return Geometry.fit(height, width, SIZE)
+        return height, width
+
+    @property
+    def pixels(self) -> NDArray[np.uint8]:
+        return np.full((*self.size, 3), 128, np.uint8)
 
     def mask_of(self, name: str) -> NDArray[np.bool_]:
         return self.masks[name]
@@ -75,22 +77,23 @@ Answer = Prediction | DermsegError | NDArray[np.bool_] | Mapping[str, NDArray[np
 
 
 class Replay:
-    """A segmenter whose answers are known: for each image its outcome, in order; a bare mask is of the one class."""
+    """A predictor whose answers are known: for each image its outcome; a bare mask is of the one class."""
+
+    name = "light"
+    input_size = SIZE
 
     def __init__(self, outcomes: Mapping[str, Answer], classes: tuple[str, ...] = ("lesion",)) -> None:
         self.outcomes = outcomes
-        fields: dict[str, Any] = {"name": "light", "classes": classes, "input_size": SIZE}
-        self.bundle = Bundle(Path("light"), Manifest.model_construct(**fields))
+        self.classes = classes
+        self.thresholds = tuple(0.5 for _ in classes)
 
-    def stream(self, sources: Iterable[Path]) -> Iterator[Segmented | Prediction | DermsegError]:
-        for source in sources:
-            outcome = self.outcomes[source.stem]
-            if isinstance(outcome, np.ndarray):
-                yield Segmented({self.bundle.manifest.classes[0]: outcome})
-            elif isinstance(outcome, Mapping):
-                yield Segmented(outcome)
-            else:
-                yield outcome
+    def __call__(self, sample: Sample) -> Masked | Prediction:
+        outcome = self.outcomes[sample.id]
+        if isinstance(outcome, DermsegError):
+            raise outcome
+        if isinstance(outcome, np.ndarray):
+            return Masked({self.classes[0]: outcome})
+        return Masked(outcome) if isinstance(outcome, Mapping) else outcome
 
 
 def disc(height: int, width: int, x: float, y: float, radius: float) -> NDArray[np.bool_]:
@@ -172,9 +175,10 @@ def test_means_equal_the_official_scorers_on_files(
     result = score_files(prediction, truth)
     assert not result.failures
     official = SegmentationScore.from_dir(truth, prediction)
+    found = result.summaries["official"][ALL]
     for ours, theirs in OFFICIAL_NAMES.items():
-        assert result.summaries[ALL][ours].mean == pytest.approx(official.macro_average.at[theirs], abs=1e-12)
-    assert result.summaries[ALL]["thresholded_jaccard"].mean == pytest.approx(official.overall, abs=1e-12)
+        assert found[ours].mean == pytest.approx(official.macro_average.at[theirs], abs=1e-12)
+    assert found["thresholded_jaccard"].mean == pytest.approx(official.overall, abs=1e-12)
 
 
 @official_scorer
@@ -185,7 +189,7 @@ def test_means_equal_the_official_command_lines(
     run = CliRunner().invoke(official_cli, ["-o", "json", "segmentation", str(truth), str(prediction)])
     assert run.exit_code == 0, run.output
     official = json.loads(run.output)["macro_average"]
-    summary = score_files(prediction, truth).summaries[ALL]
+    summary = score_files(prediction, truth).summaries["official"][ALL]
     assert {theirs: summary[ours].mean for ours, theirs in OFFICIAL_NAMES.items()} == pytest.approx(official, abs=1e-12)
 
 
@@ -197,7 +201,7 @@ def test_grey_levels_are_cut_where_the_official_scorer_cuts_them(tmp_path: Path)
     save(tmp_path / "prediction" / "ISIC_0000000_segmentation.png", np.ascontiguousarray(levels[:, ::-1]))
     assert read_mask(tmp_path / "truth" / "ISIC_0000000_segmentation.png").tolist() == [[False] * 4 + [True] * 4]
     official = SegmentationScore.from_dir(tmp_path / "truth", tmp_path / "prediction").macro_average
-    summary = score_files(tmp_path / "prediction", tmp_path / "truth").summaries[ALL]
+    summary = score_files(tmp_path / "prediction", tmp_path / "truth").summaries["official"][ALL]
     for ours, theirs in OFFICIAL_NAMES.items():
         assert summary[ours].mean == official.at[theirs]
 
@@ -210,8 +214,10 @@ def test_a_truth_of_another_size_is_a_failure_where_the_official_scorer_stops(tm
     result = score_files(prediction, truth)
     assert [image.id for image in result.images] == ["ISIC_0000001"]
     assert result.failures == (
-        (
+        Failure(
             "ISIC_0000002",
+            "isic2018",
+            "DataError",
             "the image is 30 x 20 px but its mask 31 x 20; expected masks at their images' size",
         ),
     )
@@ -248,12 +254,12 @@ def score_attributes(
             save(folder / "prediction" / path.name, guesses[name])
         samples.append(sample(id, paths, group=f"group {index // group}"))
     answers = {id: guesses for id, (guesses, _) in masks.items()}
-    return evaluate(Replay(answers, ATTRIBUTES), samples, data="drawn", split="test", protocol=protocol)
+    return evaluate(Replay(answers, ATTRIBUTES), samples, data="drawn", split="test", protocols=(protocol,))
 
 
 def assert_task2(folder: Path, result: EvaluationResult) -> None:
     official = task2.score(folder / "truth", folder / "prediction")
-    found = {name: interval.mean for name, interval in result.summaries[ALL].items()}
+    found = {name: interval.mean for name, interval in result.summaries["official"][ALL].items()}
     for metric in ("jaccard", "dice"):
         assert found[f"micro_{metric}"] == pytest.approx(official["micro_average"][metric], abs=1e-12)
         for name in ATTRIBUTES:
@@ -268,7 +274,7 @@ def test_sums_of_several_classes_equal_the_official_task_2(
 ) -> None:
     result = score_attributes(tmp_path, attributes)
     assert not result.failures
-    assert result.protocol.description == (
+    assert result.protocols[0].description == (
         "official Task 2: compared at the truth's size, shares of the image's area summed over images, "
         "95 % bootstrap interval over groups"
     )
@@ -281,7 +287,7 @@ def test_empty_and_full_attributes_score_as_the_official_task_2(tmp_path: Path, 
     guesses, truths = ({name: np.full((4, 6), value) for name in ATTRIBUTES} for value in (guess, truth))
     result = score_attributes(tmp_path, {"ISIC_0000001": (guesses, truths)})
     assert_task2(tmp_path, result)
-    assert result.summaries[ALL]["micro_jaccard"].mean == (guess == truth)
+    assert result.summaries["official"][ALL]["micro_jaccard"].mean == (guess == truth)
 
 
 def test_predicting_no_attribute_scores_nothing(tmp_path: Path, attributes: dict[str, tuple[Masks, Masks]]) -> None:
@@ -292,7 +298,7 @@ def test_predicting_no_attribute_scores_nothing(tmp_path: Path, attributes: dict
     }
     result = score_attributes(tmp_path, blank)
     assert_task2(tmp_path, result)
-    assert result.summaries[ALL]["micro_jaccard"].mean == 0
+    assert result.summaries["official"][ALL]["micro_jaccard"].mean == 0
     assert np.mean([image.metrics["jaccard_globules"] for image in result.images]) > 0.2
 
 
@@ -313,7 +319,7 @@ def test_intervals_of_several_classes_resample_the_images_shares(
         own = [a / (a + b + c) if a + b + c else 1 for a, b, c in zip(tp, fp, fn, strict=True)]
         macro.append(np.mean(own))
     for name, values in (("micro_jaccard", micro), ("macro_jaccard", macro)):
-        interval = result.summaries[ALL][name]
+        interval = result.summaries["official"][ALL][name]
         assert (interval.low, interval.high) == pytest.approx(np.quantile(values, [0.025, 0.975]).tolist())
         assert interval.low < interval.mean < interval.high
 
@@ -325,16 +331,16 @@ def test_a_result_of_several_classes_is_a_table_a_csv_and_scores(
     metrics = ("jaccard", "dice", "sensitivity", "precision")
     names = [f"{part}_{metric}" for part in ("micro", "macro") for metric in metrics]
     names += [f"{metric}_{name}" for name in ATTRIBUTES for metric in metrics]
-    assert [line.split()[0] for line in str(result).splitlines()[6:]] == names
+    assert [line.split()[0] for line in str(result).splitlines()[7:]] == names
     result.write_csv(tmp_path / "scores.csv")
     with (tmp_path / "scores.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0]) == ["id", "source", "group", *names]
+    assert list(rows[0]) == ["id", "source", "group", "width", "height", *names]
     first = json.loads(result.to_json())["images"][0]
     assert float(rows[0]["micro_dice"]) == first["metrics"]["micro_dice"] == result.images[0].metrics["micro_dice"]
-    assert np.sum(first["counts"]) == pytest.approx(len(ATTRIBUTES))
+    assert result.images[0].statistics["official"].sum() == pytest.approx(len(ATTRIBUTES))
     (recorded,) = result.scores()
-    assert recorded.protocol == result.protocol.description
+    assert recorded.protocol == result.protocols[0].description
     assert list(recorded.metrics) == names
 
 
@@ -347,7 +353,8 @@ def test_an_image_that_lacks_one_class_is_no_score(tmp_path: Path, attributes: d
         data="drawn",
         split="test",
     )
-    assert result.failures == (("image", "no 'streaks' mask to compare with, only ['globules', 'pigment_network']"),)
+    (failure,) = result.failures
+    assert failure.reason == "no 'streaks' mask to compare with, only ['globules', 'pigment_network']"
 
 
 # --- at the network's size ---------------------------------------------------------------------------
@@ -391,31 +398,31 @@ def score_predictions(
         path = save(folder / f"{index}.png", truth)
         samples.append(sample(str(index), dict.fromkeys(classes, path)))
     answers = {item.id: prediction for item, prediction in zip(samples, predictions, strict=True)}
-    result = evaluate(Replay(answers, classes), samples, data="drawn", split="test", protocol=protocol)
+    result = evaluate(Replay(answers, classes), samples, data="drawn", split="test", protocols=(protocol,))
     assert not result.failures
     return result, predictions
 
 
 def test_pooled_makes_one_confusion_matrix_of_all_pixels(tmp_path: Path, truths: list[NDArray[np.bool_]]) -> None:
     result, predictions = score_predictions(tmp_path, truths, "pooled")
-    assert result.protocol.description == (
+    assert result.protocols[0].description == (
         "pooled: compared at 16 px, pixels summed over images, 95 % bootstrap interval over groups"
     )
     pairs = [fitted(prediction, truth) for prediction, truth in zip(predictions, truths, strict=True)]
     guess = np.concatenate([probability[0].ravel() > np.float32(0.3) for probability, _ in pairs])
     truth = np.concatenate([truth.ravel() for _, truth in pairs])
     expected = Confusion.of(guess[None], truth[None])
-    summary = result.summaries[ALL]
+    summary = result.summaries["pooled"][ALL]
     assert list(summary) == ["jaccard", "dice", "sensitivity", "specificity", "accuracy", "precision"]
     assert {name: interval.mean for name, interval in summary.items()} == pytest.approx(
         {name: getattr(expected, name) for name in summary}, abs=1e-12
     )
-    assert np.array([image.counts for image in result.images]).sum(axis=0).tolist() == [expected.counts.tolist()]
+    assert sum(image.statistics["pooled"] for image in result.images).tolist() == [expected.counts.tolist()]
 
 
 def test_soft_takes_probabilities_and_the_mean_over_images(tmp_path: Path, truths: list[NDArray[np.bool_]]) -> None:
     result, predictions = score_predictions(tmp_path, truths, "soft")
-    assert result.protocol.description == (
+    assert result.protocols[0].description == (
         "soft: probabilities without a threshold, compared at 16 px, mean over images, "
         "95 % bootstrap interval over groups"
     )
@@ -426,7 +433,7 @@ def test_soft_takes_probabilities_and_the_mean_over_images(tmp_path: Path, truth
         both, found, there = (p * t).sum(), p.sum(), t.sum()
         recall = both / there if there else 1
         expected.append([both / (found + there - both), 2 * both / (found + there), recall, both / found])
-    summary = result.summaries[ALL]
+    summary = result.summaries["soft"][ALL]
     assert list(summary) == ["jaccard", "dice", "sensitivity", "precision"]
     assert [interval.mean for interval in summary.values()] == pytest.approx(np.mean(expected, axis=0).tolist())
     dice = bootstrap_interval(np.array(expected)[:, 1])
@@ -435,14 +442,14 @@ def test_soft_takes_probabilities_and_the_mean_over_images(tmp_path: Path, truth
 
 def test_soft_scores_of_several_classes_are_summed_over_images(tmp_path: Path, truths: list[NDArray[np.bool_]]) -> None:
     result, predictions = score_predictions(tmp_path, truths, "soft", ATTRIBUTES)
-    assert "summed over images" in result.protocol.description
+    assert "summed over images" in result.protocols[0].description
     counts = np.zeros((3, 4))
     for prediction, truth in zip(predictions, truths, strict=True):
         probability, share = fitted(prediction, truth)
         counts += [soft_counts(one, share) for one in probability]
     tp, fp, fn, _ = counts.T
     dice = 2 * tp / (2 * tp + fp + fn)
-    summary = result.summaries[ALL]
+    summary = result.summaries["soft"][ALL]
     assert summary["macro_dice"].mean == pytest.approx(dice.mean())
     assert summary["macro_jaccard"].mean == pytest.approx((tp / (tp + fp + fn)).mean())
     assert [summary[f"dice_{name}"].mean for name in ATTRIBUTES] == pytest.approx(dice.tolist())
@@ -456,7 +463,7 @@ def test_pooled_cuts_each_class_at_its_own_threshold(tmp_path: Path, truths: lis
             probability, share = fitted(prediction, truth)
             hits += int((share & (probability[index] > prediction.thresholds[index])).sum())
             there += int(share.sum())
-        assert result.summaries[ALL][f"sensitivity_{name}"].mean == pytest.approx(hits / there)
+        assert result.summaries["pooled"][ALL][f"sensitivity_{name}"].mean == pytest.approx(hits / there)
 
 
 def test_protocols_are_recorded_beside_each_other(tmp_path: Path, truths: list[NDArray[np.bool_]]) -> None:
@@ -471,14 +478,14 @@ def test_the_command_line_records_each_protocol_once(cli: Cli, tmp_path: Path, d
     synthetic.write_dataset(tmp_path / "data", 3, size=(64, 96))
     folder = shutil.copytree(dark_bundle.path, tmp_path / "bundle")
     arguments = ["--bundle", folder, "--data", "data", "--split", "all", "--record"]
-    for options in ([], ["--protocol", "pooled"], ["--protocol", "soft"], ["--protocol", "soft"]):
-        run = cli("evaluate", *arguments, *options)
+    for options in ([], ["--protocol", "pooled"], ["--protocol", "soft"], ["--protocol", "all"]):
+        run = cli("evaluate", *arguments, "--no-report", *options)
         assert run.returncode == 0, run.stderr
     scores = Bundle.load(folder).manifest.scores
-    expected = [protocol_for(name, ("lesion",), 64).description for name in get_args(ProtocolName)]
+    expected = [protocol_for(name, ("lesion",), 64).description for name in PROTOCOLS]
     assert [score.protocol for score in scores] == expected
     document = json.loads((tmp_path / "evaluation" / "result.json").read_text())
-    assert document["protocol"] == expected[-1]
+    assert [each["description"] for each in document["protocols"].values()] == expected
     card = (folder / CARD).read_text()
     assert all(description in card for description in expected)
 
@@ -508,7 +515,7 @@ def test_the_command_line_takes_images_with_all_masks_of_the_bundle(
             save(
                 masks / f"ISIC_000000{index}_attribute_{name}.png", dark if name == "globules" else np.zeros_like(dark)
             )
-    run = cli("evaluate", "--bundle", "bundle", "--data", ".", "--split", "all", "--record")
+    run = cli("evaluate", "--bundle", "bundle", "--data", ".", "--split", "all", "--record", "--no-report")
     assert run.returncode == 0, run.stderr
     (score,) = Bundle.load(tmp_path / "bundle").manifest.scores
     assert (score.data, score.images) == ("isic2018", 1)
@@ -520,7 +527,8 @@ def test_the_command_line_takes_images_with_all_masks_of_the_bundle(
 
 
 def test_an_unknown_protocol_is_refused() -> None:
-    with pytest.raises(InputError, match=r"^there is no protocol 'strict'; choose from: official, pooled, soft$"):
+    known = "official, pooled, soft, boundary, ranking"
+    with pytest.raises(InputError, match=f"^there is no protocol 'strict'; choose from: {known}$"):
         protocol_for("strict", ("lesion",), SIZE)  # type: ignore[arg-type]
 
 
@@ -533,13 +541,16 @@ def test_each_image_has_its_confusions_scores_in_order(tmp_path: Path) -> None:
     samples = [sample("far", path, group="g"), sample("close", path, group="g")]
     result = evaluate(Replay({"close": close, "far": far}), samples, data="drawn", split="tune")
     far_counts, close_counts = Confusion.of(far, truth), Confusion.of(close, truth)
-    assert result.images == (
-        ImageScore("far", "isic2018", "g", (tuple(far_counts.counts),), far_counts.scores()),
-        ImageScore("close", "isic2018", "g", (tuple(close_counts.counts),), close_counts.scores()),
-    )
-    assert (result.bundle, result.data, result.split) == ("light", "drawn", "tune")
-    assert result.protocol == protocol_for("official", ("lesion",), SIZE)
-    assert result.protocol.description == (
+    assert [(image.id, image.source, image.group, image.size) for image in result.images] == [
+        ("far", "isic2018", "g", (20, 30)),
+        ("close", "isic2018", "g", (20, 30)),
+    ]
+    for image, counts in zip(result.images, (far_counts, close_counts), strict=True):
+        assert image.statistics["official"].tolist() == [counts.counts.tolist()]
+        assert image.metrics == counts.scores()
+    assert (result.name, result.data, result.split) == ("light", "drawn", "tune")
+    assert result.protocols[0] == protocol_for("official", ("lesion",), SIZE)
+    assert result.protocols[0].description == (
         "official Task 1: compared at the truth's size, mean over images, 95 % bootstrap interval over groups"
     )
 
@@ -562,12 +573,12 @@ def test_what_cannot_be_scored_is_listed_and_the_rest_carries_on(tmp_path: Path)
     done: list[int] = []
     result = evaluate(Replay(answers), samples, data="drawn", split="test", progress=lambda: done.append(len(done)))
     assert [image.id for image in result.images] == ["good", "also-good"]
-    assert [id for id, _ in result.failures] == ["unreadable", "no-truth", "broken-truth", "lost-truth"]
-    reasons = dict(result.failures)
+    assert [failure.id for failure in result.failures] == ["unreadable", "no-truth", "broken-truth", "lost-truth"]
+    reasons = {failure.id: failure.reason for failure in result.failures}
     assert reasons["unreadable"] == "unreadable.jpg is truncated"
     assert reasons["no-truth"] == "no 'lesion' mask to compare with, only []"
     assert all(reasons.values())
-    assert result.summaries[ALL]["jaccard"].mean == 1
+    assert result.summaries["official"][ALL]["jaccard"].mean == 1
     assert len(done) == len(samples)
 
 
@@ -590,14 +601,25 @@ def test_errors_that_are_not_the_users_are_not_swallowed(monkeypatch: pytest.Mon
 
 
 TASK1 = protocol_for("official", ("lesion",), SIZE)
-COUNTS = ((1.0, 1.0, 1.0, 1.0),)
 
 
 def result_of(*images: tuple[str, str, str, float], failures: tuple[tuple[str, str], ...] = ()) -> EvaluationResult:
     """A result with one metric: id, data set, group and value of each image."""
     protocol = replace(TASK1, description="a protocol", metrics=("dice",))
-    scores = tuple(ImageScore(id, dataset, group, COUNTS, {"dice": value}) for id, dataset, group, value in images)
-    return EvaluationResult("light", "two sets", "test", protocol, scores, failures)
+    scores = tuple(
+        ImageScore(
+            id,
+            dataset,
+            group,
+            (2, 3),
+            # 2 p of 4 pixels each, p of them in both: the overlap that gives this Dice.
+            {"official": np.array([[value, 1 - value, 1 - value, value]])},
+            {"dice": value},
+        )
+        for id, dataset, group, value in images
+    )
+    listed = tuple(Failure(id, "ph2", "DataError", reason) for id, reason in failures)
+    return EvaluationResult("light", "two sets", "test", (protocol,), scores, listed)
 
 
 def assert_close(one: Interval, other: Interval) -> None:
@@ -614,7 +636,7 @@ TWO_SETS = result_of(
 
 
 def test_summaries_are_per_data_set_and_over_all_images() -> None:
-    summaries = TWO_SETS.summaries
+    summaries = TWO_SETS.summaries["official"]
     assert list(summaries) == ["isic2018", "ph2", "all"]
     assert_close(summaries["isic2018"]["dice"], bootstrap_interval(np.array([0.5, 0.7, 0.9]), ["a", "a", "b"]))
     assert summaries["ph2"]["dice"].mean == 0.625
@@ -625,9 +647,10 @@ def test_summaries_are_per_data_set_and_over_all_images() -> None:
 
 
 def test_table() -> None:
-    low_high = {name: str(summary["dice"]) for name, summary in TWO_SETS.summaries.items()}
+    low_high = {name: str(summary["dice"]) for name, summary in TWO_SETS.summaries["official"].items()}
     assert str(TWO_SETS).splitlines() == [
         "light on two sets, split test",
+        "",
         "a protocol",
         "",
         "        isic2018              ph2                   all",
@@ -640,22 +663,22 @@ def test_table() -> None:
 
 def test_table_of_one_data_set_says_it_once() -> None:
     lines = str(result_of(("1", "ph2", "a", 0.5))).splitlines()
-    assert lines[3:] == ["        ph2", "images  1", "groups  1", "dice    0.500 [0.500, 0.500]"]
+    assert lines[4:] == ["        ph2", "images  1", "groups  1", "dice    0.500 [0.500, 0.500]"]
 
 
 def test_table_tells_of_failures() -> None:
     failures = tuple((f"bad{index}", "is broken") for index in range(12))
     lines = str(result_of(("1", "ph2", "a", 0.5), failures=failures)).splitlines()
-    assert lines[7:10] == ["", "not scored, and in no mean: 12", "  bad0: is broken"]
-    assert lines[-2:] == ["  bad9: is broken", "  and 2 more"]
+    assert lines[8:11] == ["", "not scored, and in no mean: 12", "  bad0: is broken"]
+    assert lines[-2:] == ["  bad9: is broken", "  and 2 more of this kind"]
 
 
 def test_result_without_a_scored_image() -> None:
     result = result_of(failures=(("1", "is broken"),))
-    assert result.summaries == {}
+    assert result.summaries == {"official": {}}
     assert "no image could be scored" in str(result)
     assert "  1: is broken" in str(result)
-    assert json.loads(result.to_json())["summaries"] == {}
+    assert json.loads(result.to_json())["protocols"]["official"]["summaries"] == {}
 
 
 def test_json_holds_everything() -> None:
@@ -663,13 +686,26 @@ def test_json_holds_everything() -> None:
     interval = {"mean": 0.5, "low": 0.5, "high": 0.5}
     summary = {"images": 1, "groups": 1, "metrics": {"dice": interval}}
     assert document == {
-        "bundle": "light",
+        "name": "light",
         "data": "two sets",
         "split": "test",
-        "protocol": "a protocol",
-        "summaries": {"ph2": summary, "all": summary},
-        "images": [{"id": "1", "source": "ph2", "group": "ä", "counts": [[1, 1, 1, 1]], "metrics": {"dice": 0.5}}],
-        "failures": [{"id": "2", "reason": "is broken"}],
+        "classes": ["lesion"],
+        "thresholds": [],
+        "content_hash": "",
+        "operating_point": None,
+        "protocols": {"official": {"description": "a protocol", "summaries": {"ph2": summary, "all": summary}}},
+        "images": [
+            {
+                "id": "1",
+                "source": "ph2",
+                "group": "ä",
+                "width": 3,
+                "height": 2,
+                "metrics": {"dice": 0.5},
+                "facts": {},
+            }
+        ],
+        "failures": [{"id": "2", "source": "ph2", "kind": "DataError", "reason": "is broken"}],
     }
 
 
@@ -686,7 +722,7 @@ def test_csv_keeps_every_digit(tmp_path: Path) -> None:
     result.write_csv(target)
     with target.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0]) == ["id", "source", "group", *TASK1_METRICS]
+    assert list(rows[0]) == ["id", "source", "group", "width", "height", *TASK1_METRICS]
     assert [(row["id"], row["group"]) for row in rows] == [("a,b", 'le"sion'), ("ä", "ä")]
     for row, image in zip(rows, result.images, strict=True):
         assert {name: float(row[name]) for name in TASK1_METRICS} == image.metrics
@@ -694,7 +730,7 @@ def test_csv_keeps_every_digit(tmp_path: Path) -> None:
 
 def test_csv_without_a_scored_image_has_only_its_head(tmp_path: Path) -> None:
     result_of().write_csv(tmp_path / "scores.csv")
-    assert (tmp_path / "scores.csv").read_text(encoding="utf-8") == "id,source,group\n"
+    assert (tmp_path / "scores.csv").read_text(encoding="utf-8") == "id,source,group,width,height\n"
 
 
 def test_scoring_needs_neither_torch_nor_the_evaluation_extras() -> None:
@@ -703,3 +739,169 @@ def test_scoring_needs_neither_torch_nor_the_evaluation_extras() -> None:
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
+
+
+# --- every protocol at once ----------------------------------------------------------------------------
+
+
+def test_all_protocols_stand_in_one_result(tmp_path: Path, truths: list[NDArray[np.bool_]]) -> None:
+    predictions = [predicted(truth, seed=seed) for seed, truth in enumerate(truths)]
+    samples = [sample(str(index), save(tmp_path / f"{index}.png", truth)) for index, truth in enumerate(truths)]
+    answers = {item.id: prediction for item, prediction in zip(samples, predictions, strict=True)}
+    result = evaluate(Replay(answers), samples, data="drawn", split="test", protocols=PROTOCOLS)
+    assert tuple(result.summaries) == PROTOCOLS
+    for name in PROTOCOLS:
+        alone = evaluate(Replay(answers), samples, data="drawn", split="test", protocols=(name,))
+        assert alone.summaries[name] == result.summaries[name]
+    boundaries = np.array(
+        [boundary.measure(item.mask, truth) for item, truth in zip(predictions, truths, strict=True)]
+    ).mean(axis=0)
+    found = result.summaries["boundary"][ALL]
+    assert [found[name].mean for name in boundary.METRICS] == pytest.approx(boundaries.tolist())
+    pairs = [fitted(prediction, truth) for prediction, truth in zip(predictions, truths, strict=True)]
+    positive = np.concatenate([truth.ravel() for _, truth in pairs])
+    probability = np.concatenate([found[0].ravel() for found, _ in pairs])
+    area = roc_auc_score(positive, np.searchsorted(ranking.EDGES, probability))
+    assert result.summaries["ranking"][ALL]["auc_roc"].mean == pytest.approx(area)
+    table = result.to_pandas()
+    assert {"jaccard", "hausdorff_95", "soft_dice"} <= set(table)
+    assert not {"pooled_dice", "auc_roc"} & set(table)
+    assert table["soft_dice"].tolist() == [image.metrics["soft_dice"] for image in result.images]
+
+
+def test_a_metric_that_is_not_defined_is_said_to_be_so(tmp_path: Path) -> None:
+    """Where no image has the class, no pixel can be ranked above another."""
+    empty = np.zeros((32, 48), np.bool_)
+    path = save(tmp_path / "truth.png", empty)
+    result = evaluate(
+        Replay({"1": predicted(empty)}), [sample("1", path)], data="drawn", split="test", protocols=("ranking",)
+    )
+    (line,) = [line for line in str(result).splitlines() if line.startswith("auc_roc")]
+    assert line.split(maxsplit=1)[1] == "not defined"
+    metrics = json.loads(result.to_json())["protocols"]["ranking"]["summaries"][ALL]["metrics"]
+    assert metrics["auc_roc"] == {"mean": None, "low": None, "high": None}
+    assert list(result.scores()[0].metrics) == ["calibration_error"]
+
+
+@pytest.mark.parametrize("name", ["soft", "ranking"])
+def test_masks_without_probabilities_have_no_such_score(name: ProtocolName) -> None:
+    with pytest.raises(InputError, match=f"^the protocol '{name}' needs probabilities, which masks do not have"):
+        protocol_for(name, ("lesion",), None)
+    assert name not in [protocol.name for protocol in protocols_for(("lesion",), None)]
+
+
+def test_pooled_masks_are_compared_at_the_truths_size(tmp_path: Path) -> None:
+    truth, guess = disc(20, 30, 15, 10, 6), disc(20, 30, 17, 10, 6)
+
+    class Folder(Replay):
+        input_size = None  # type: ignore[assignment]
+
+    item = sample("1", save(tmp_path / "truth.png", truth))
+    result = evaluate(Folder({"1": guess}), [item], data="drawn", split="test", protocols=("pooled",))
+    assert "compared at the truth's size" in result.protocols[0].description
+    assert result.summaries["pooled"][ALL]["dice"].mean == Confusion.of(guess, truth).dice
+
+
+def test_the_operating_point_is_the_highest_that_finds_enough(tmp_path: Path, truths: list[NDArray[np.bool_]]) -> None:
+    shown = truths[:-1]  # the last is empty
+    predictions = [predicted(truth, seed=seed) for seed, truth in enumerate(shown)]
+    samples = [sample(str(index), save(tmp_path / f"{index}.png", truth)) for index, truth in enumerate(shown)]
+    answers = {item.id: prediction for item, prediction in zip(samples, predictions, strict=True)}
+    point = operating_point(Replay(answers), samples, 0.9)
+    pairs = [fitted(prediction, truth) for prediction, truth in zip(predictions, shown, strict=True)]
+
+    def sensitivity(threshold: float) -> float:
+        return float(np.mean([(p[0][truth] > np.float32(threshold)).mean() for p, truth in pairs]))
+
+    (threshold,) = point.thresholds
+    assert sensitivity(threshold) >= 0.9 > sensitivity(threshold + 0.01)
+    assert (point.sensitivity, point.images) == (0.9, 4)
+
+
+def test_the_hash_tells_truths_apart(tmp_path: Path) -> None:
+    mask, other = disc(20, 30, 15, 10, 6), disc(20, 30, 15, 10, 7)
+    results = [
+        evaluate(Replay({"1": guess}), [sample("1", save(tmp_path / "t.png", truth))], data="drawn", split="test")
+        for guess, truth in ((mask, mask), (other, mask), (mask, other))
+    ]
+    hashes = [result.content_hash for result in results]
+    assert hashes[0] == hashes[1] != hashes[2]
+
+
+def test_facts_and_thumbnails_are_kept_where_asked_for(tmp_path: Path) -> None:
+    mask = disc(20, 30, 15, 10, 6)
+    item = sample("1", save(tmp_path / "truth.png", mask))
+    result = evaluate(
+        Replay({"1": mask}),
+        [item],
+        data="drawn",
+        split="test",
+        facts=True,
+        thumbnail=lambda sample, prediction, truths: f"{sample.id} {truths['lesion'].sum()}".encode(),
+    )
+    (image,) = result.images
+    assert image.thumbnail == f"1 {mask.sum()}".encode()
+    assert image.facts["lesion_fraction"] == pytest.approx(mask.mean())
+    result.write_csv(tmp_path / "scores.csv")
+    with (tmp_path / "scores.csv").open(newline="", encoding="utf-8") as file:
+        (row,) = csv.DictReader(file)
+    assert float(row["lesion_fraction"]) == pytest.approx(mask.mean())
+
+
+# --- the command ---------------------------------------------------------------------------------------
+
+
+def test_the_command_scores_masks_of_another_tool_and_an_ensemble(
+    cli: Cli, tmp_path: Path, dark_bundle: Bundle
+) -> None:
+    synthetic.write_dataset(tmp_path / "data", 4, size=(64, 96))
+    for path in (tmp_path / "data" / "masks").iterdir():
+        save(tmp_path / "masks" / path.name, np.asarray(read_mask(path)))
+    common = ["--data", "data", "--split", "all", "--protocol", "all", "--no-report"]
+    run = cli("evaluate", "--predictions", "masks", *common)
+    assert run.returncode == 0, run.stderr
+    document = json.loads((tmp_path / "evaluation" / "result.json").read_text())
+    assert list(document["protocols"]) == ["official", "pooled", "boundary"]
+    metrics = document["protocols"]["boundary"]["summaries"]["all"]["metrics"]
+    assert (metrics["hausdorff"]["mean"], metrics["boundary_f1"]["mean"]) == (0, 1)
+    shutil.copytree(dark_bundle.path, tmp_path / "bundle")
+    single, both = (
+        cli("evaluate", *given, *common) for given in (["--bundle", "bundle"], ["--ensemble", "bundle,bundle"])
+    )
+    assert single.returncode == both.returncode == 0, both.stderr
+    assert both.stdout.splitlines()[1:] == single.stdout.splitlines()[1:]
+
+
+def test_the_command_lists_masks_that_do_not_fit(cli: Cli, tmp_path: Path) -> None:
+    synthetic.write_dataset(tmp_path / "data", 14, size=(64, 96))
+    paths = sorted((tmp_path / "data" / "masks").iterdir())
+    for index, path in enumerate(paths):
+        mask = np.asarray(read_mask(path))
+        if index == 0:
+            save(tmp_path / "masks" / path.name, mask[:-1])
+        elif index == 1:
+            save(tmp_path / "masks" / path.name, mask.astype(np.uint8) * 100)
+        else:
+            save(tmp_path / "masks" / path.name, mask)
+    common = ["evaluate", "--predictions", "masks", "--data", "data", "--split", "all", "--no-report"]
+    run = cli(*common)
+    assert run.returncode == 1
+    assert "not scored, and in no mean: 2" in run.stdout
+    assert all(path.name in run.stdout for path in paths[:2])
+    for path in paths[2:]:
+        (tmp_path / "masks" / path.name).unlink()
+    run = cli(*common)
+    assert (run.returncode, run.stdout) == (1, "")
+    assert run.stderr.count("\n") == 1
+    assert "masks lacks 12 of 14 masks: " in run.stderr
+    assert "2 more" in run.stderr
+
+
+def test_the_command_refuses_two_things_to_score(cli: Cli, tmp_path: Path) -> None:
+    run = cli("evaluate", "--predictions", "masks", "--bundle", "lesion", "--data", ".", "--split", "all")
+    assert run.returncode == 2
+    assert "give one of --bundle, --predictions and --ensemble" in run.stderr
+    run = cli("evaluate", "--predictions", "masks", "--data", ".", "--split", "all", "--record")
+    assert run.stderr == (
+        "error: --record keeps the scores of one bundle; it goes with neither --predictions nor --ensemble\n"
+    )

@@ -4,8 +4,23 @@ import cv2
 import numpy as np
 import pytest
 
+from dermseg import figures
 from dermseg.errors import InputError
-from dermseg.figures import LINE, outline, overlay, probability_image, side_by_side
+from dermseg.figures import (
+    EXTRA,
+    LINE,
+    MISSED,
+    TRUTH,
+    Colour,
+    Panel,
+    case,
+    error_map,
+    outline,
+    overlay,
+    probability_image,
+    sheet,
+    side_by_side,
+)
 
 
 def scene(height: int = 120, width: int = 160) -> tuple[np.ndarray, np.ndarray]:
@@ -203,3 +218,189 @@ def test_probability_and_alpha_are_checked() -> None:
     with pytest.raises(InputError) as caught:
         probability_image(np.zeros((2, 2, 1), np.float32))
     assert str(caught.value) == "A probability must have the shape (H, W), not (2, 2, 1)."
+
+
+# Errors
+
+
+def test_what_was_found_keeps_its_hue_and_what_was_not_is_coloured() -> None:
+    pixels, truth = scene()
+    mask = np.roll(truth, 20, axis=1)
+    drawn = error_map(pixels, mask, truth)
+    for area, colour in ((truth & ~mask, MISSED), (mask & ~truth, EXTRA)):
+        assert np.abs(drawn[area] - np.array(colour, float)).max() <= 0.25 * 255
+    rest = drawn[~(mask | truth)].astype(int)
+    assert (rest == rest[:, :1]).all(), "grey"
+    assert rest.min() >= 110
+    inside, photograph = (each[mask & truth].astype(int) for each in (drawn, pixels))
+    np.testing.assert_allclose(inside[:, 0] - inside[:, 2], (photograph[:, 0] - photograph[:, 2]) / 2, atol=1)
+    everything = np.ones_like(truth)
+    np.testing.assert_array_equal(error_map(pixels, everything, everything)[mask & truth], drawn[mask & truth])
+
+
+def test_of_several_classes_a_pixel_is_wrong_if_one_is() -> None:
+    pixels, truth = scene()
+    other = np.roll(truth, 30, axis=0)
+    masks, truths = np.stack([truth, truth]), np.stack([truth, other])
+    drawn, alone = error_map(pixels, masks, truths), error_map(pixels, truth, other)
+    np.testing.assert_array_equal(drawn[truth | other], alone[truth | other])
+    masks, truths = np.stack([truth, ~truth]), np.stack([~truth, truth])
+    assert np.abs(error_map(pixels, masks, truths) - np.array(figures.CONFUSED, float)).max() <= 0.25 * 255
+
+
+# Machado, Oliveira and Fernandes 2009, full severity, on linear RGB.
+COLOUR_BLIND = {
+    "protanopia": ((0.152286, 1.052583, -0.204868), (0.114503, 0.786281, 0.099216), (-0.003882, -0.048116, 1.051998)),
+    "deuteranopia": ((0.367322, 0.860646, -0.227968), (0.280085, 0.672501, 0.047413), (-0.011820, 0.042940, 0.968881)),
+    "tritanopia": ((1.255528, -0.076749, -0.178779), (-0.078411, 0.930809, 0.147602), (0.004733, 0.691367, 0.303900)),
+}
+
+
+@pytest.mark.parametrize("kind", COLOUR_BLIND)
+@pytest.mark.parametrize("skin", [(240, 205, 190), (215, 130, 110), (150, 85, 60), (95, 60, 45), (30, 20, 20)])
+def test_missed_extra_found_and_rest_stay_apart_for_colour_blind_eyes(kind: str, skin: Colour) -> None:
+    mask, truth = np.array([[False, True, True, False]]), np.array([[True, False, True, False]])
+    drawn = error_map(np.full((1, 4, 3), skin, np.uint8), mask, truth)
+    linear = (drawn / 255.0) ** 2.2
+    seen = np.clip(linear @ np.array(COLOUR_BLIND[kind]).T, 0, 1) ** (1 / 2.2)
+    missed, extra, found, rest = cv2.cvtColor(seen.astype(np.float32), cv2.COLOR_RGB2Lab)[0].astype(float)
+    for one, other in ((missed, extra), (missed, found), (missed, rest), (extra, found), (extra, rest)):
+        assert np.linalg.norm(one - other) > 15, "a difference of 2 is just noticed"
+
+
+# Sheets
+
+
+def panels_of(drawn: np.ndarray, size: tuple[int, int], columns: int, rows: int = 1) -> list[list[np.ndarray]]:
+    """The pictures on a sheet whose rows all have pictures of one size; below them stand captions of 34 pixels."""
+    height, width = size
+    step = height + 34 + 12
+    tops = [len(drawn) - (rows - row) * step + 12 for row in range(rows)]
+    return [[drawn[top:, 12 + n * (width + 12) :][:height, :width] for n in range(columns)] for top in tops]
+
+
+def test_a_sheet_lays_out_rows_of_panels_under_a_title() -> None:
+    rng = np.random.default_rng(1)
+    pictures = [[rng.integers(0, 256, (200, 300, 3), np.uint8) for _ in range(3)] for _ in range(2)]
+    drawn = sheet([[Panel(picture, "Caption", "a note") for picture in row] for row in pictures], "Title", "Subtitle")
+    assert drawn.shape[1] == 3 * 312 + 12
+    for row, found in zip(pictures, panels_of(drawn, (200, 300), 3, 2), strict=True):
+        for picture, part in zip(row, found, strict=True):
+            np.testing.assert_array_equal(part, picture)
+    head = len(drawn) - 2 * (200 + 34 + 12)
+    assert 30 < head < 80
+    assert (drawn[:head] < 128).any()
+
+
+def test_a_row_may_be_shorter_and_a_picture_narrower() -> None:
+    wide, narrow = np.zeros((50, 400, 3), np.uint8), np.zeros((80, 5, 3), np.uint8)
+    drawn = sheet([[Panel(wide, "Wide"), Panel(narrow, "Narrow", "3.4 %")], [Panel(wide, "Alone")]], "Title")
+    assert drawn.shape[1] == 2 * 412 + 12
+    last = drawn[-(50 + 34) : -34]
+    assert (last[:, 12:412] == 0).all()
+    assert (last[:, 412:] == 255).all()
+
+
+def test_a_long_caption_or_title_widens_the_sheet() -> None:
+    picture = np.zeros((20, 20, 3), np.uint8)
+    short = sheet([[Panel(picture, "a")]], "a").shape[1]
+    assert sheet([[Panel(picture, "a" * 60)]], "a").shape[1] > short + 300
+    assert sheet([[Panel(picture, "a")]], "a" * 60).shape[1] > short + 400
+
+
+def test_a_key_shows_its_colours() -> None:
+    picture = np.zeros((20, 300, 3), np.uint8)
+    drawn = sheet([[Panel(picture, "Errors", key={"missed": MISSED, "too much": EXTRA})]], "Title")
+    places = [np.argwhere((drawn[-34:] == colour).all(axis=2)) for colour in (MISSED, EXTRA)]
+    for found in places:
+        assert 80 <= len(found) <= 150
+    assert places[0][:, 1].max() < places[1][:, 1].min()
+
+
+@pytest.fixture
+def written(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """All that is written into pictures, in order."""
+    texts: list[str] = []
+    draw = figures._text
+
+    def write(text: str, ink: Colour = figures.INK, size: float = figures.TEXT) -> np.ndarray:
+        texts.append(text)
+        return draw(text, ink, size)
+
+    monkeypatch.setattr(figures, "_text", write)
+    return texts
+
+
+def test_a_case_shows_photograph_truth_prediction_and_errors(written: list[str]) -> None:
+    pixels, truth = scene(288, 385)  # of a panel's size, so that nothing is scaled
+    mask = np.roll(truth, 15, axis=1)
+    drawn = case(pixels, {"lesion": mask}, {"lesion": truth}, "ISIC_0000001", "drawn")
+    assert drawn.shape[1] == 1600
+    ((photograph, true, found, errors),) = panels_of(drawn, (288, 385), 4)
+    np.testing.assert_array_equal(photograph, pixels)
+    np.testing.assert_array_equal(true, outline(pixels, truth, TRUTH))
+    np.testing.assert_array_equal(found, outline(pixels, mask))
+    np.testing.assert_array_equal(errors, error_map(pixels, mask, truth))
+    both, either = int((mask & truth).sum()), int((mask | truth).sum())
+    assert {text for text in written if text} == {
+        "ISIC_0000001",
+        "drawn",
+        "Photograph",
+        "Truth",
+        f"{100 * truth.sum() / truth.size:.1f} % of the image",
+        "Prediction",
+        f"Jaccard {both / either:.3f}, Dice {2 * both / (both + either):.3f}",
+        "Errors",
+        "missed",
+        "too much",
+    }
+
+
+def test_several_classes_have_a_row_each(written: list[str]) -> None:
+    pixels, truth = scene(288, 385)
+    empty = np.zeros_like(truth)
+    predicted = {"pigment_network": truth, "streaks": empty, "globules": empty}
+    drawn = case(pixels, predicted, {"pigment_network": truth, "streaks": empty}, "many")
+    first, second, third = panels_of(drawn, (288, 385), 4, 3)
+    np.testing.assert_array_equal(first[3], error_map(pixels, truth, truth))
+    np.testing.assert_array_equal(second[1], pixels)
+    np.testing.assert_array_equal(third[1], pixels)
+    assert (third[2] == 255).all()
+    captions = [text for text in written if text in ("Pigment network", "Streaks", "Globules", "empty")]
+    assert captions == ["Pigment network", "Streaks", "empty", "Globules", "empty"]
+    assert written.count("Jaccard 1.000, Dice 1.000") == 2
+
+
+def test_scores_are_those_at_the_masks_own_size(written: list[str]) -> None:
+    """A structure too fine for the panel still counts."""
+    pixels, truth = np.zeros((200, 300, 3), np.uint8), np.zeros((2000, 3000), bool)
+    truth[::10, ::10] = True
+    mask = truth.copy()
+    mask[1000:] = False
+    case(pixels, {"globules": mask}, {"globules": truth}, "fine")
+    assert "Jaccard 0.500, Dice 0.667" in written
+    assert "1.0 % of the image" in written
+
+
+@pytest.mark.parametrize(("classes", "columns", "rows"), [(0, 1, 1), (1, 2, 1), (2, 3, 1), (3, 4, 1), (6, 4, 2)])
+@pytest.mark.parametrize("kind", ["predicted", "truths"])
+def test_masks_of_one_kind_stand_in_rows_of_four(
+    written: list[str], kind: str, classes: int, columns: int, rows: int
+) -> None:
+    pixels, mask = scene(60, 80)
+    masks = {f"class_{number}": mask for number in range(classes)}
+    drawn = case(pixels, *((masks, {}) if kind == "predicted" else ({}, masks)), "one")
+    side = min(480, (1600 - 12) // columns - 12)
+    assert drawn.shape[1] == columns * (side + 12) + 12
+    head = len(drawn) - rows * (round(side * 60 / 80) + 34 + 12)
+    assert 30 < head < 80
+    expected = [f"Predicted class {n}" if kind == "predicted" else f"Class {n}" for n in range(classes)]
+    assert [text for text in written if "lass" in text] == expected
+    assert ("no masks" in written) == (classes == 0)
+
+
+def test_a_case_leaves_its_inputs_alone() -> None:
+    pixels, mask = scene()
+    pixels.flags.writeable = mask.flags.writeable = False
+    drawn = case(pixels, {"lesion": mask}, {"lesion": mask}, "a")
+    np.testing.assert_array_equal(drawn, case(pixels, {"lesion": mask}, {"lesion": mask}, "a"))

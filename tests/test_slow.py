@@ -11,6 +11,7 @@ import pytest
 from dermseg import Segmenter, train
 from dermseg.data import catalog, splits
 from dermseg.evaluation import evaluate
+from dermseg.predictors import Model
 from dermseg.segmenter import Prediction
 from dermseg.synthetic import draw
 from dermseg.training.recipes import load_recipe
@@ -41,8 +42,8 @@ def test_a_few_minutes_of_training_find_unseen_lesions(tmp_path: Path) -> None:
         load_recipe("lesion", settings), tmp_path / "data", tmp_path / "run", cache_folder=tmp_path / "cache"
     )
     test = splits.select(samples, "test")
-    result = evaluate(Segmenter(bundle), test, data="isic2017", split="test")
-    assert result.summaries["isic2017"]["jaccard"].mean > 0.6
+    result = evaluate(Model(Segmenter(bundle)), test, data="isic2017", split="test")
+    assert result.summaries["official"]["isic2017"]["jaccard"].mean > 0.6
 
 
 def test_a_long_stream_keeps_its_memory() -> None:

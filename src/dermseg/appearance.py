@@ -45,6 +45,8 @@ TEETH_EVIDENCE = 6.5  # length of the line, times height and regularity of its t
 
 SKIN_MARGIN = 1 / 25  # beside a lesion and within a vignette, of the longer side: neither skin nor not
 LEAST_SKIN = 1 / 50  # of the image
+SIZE_CLASSES = ("tiny", "medium", "large")
+TINY, LARGE = 0.05, 0.30  # shares of the image; a lesion below the first is tiny, one above the second large
 SKIN_TONES = ("very light", "light", "intermediate", "tan", "brown", "dark")
 """Classes of the individual typology angle, from large angles to small (Chardon et al., 1991)."""
 SKIN_TONE_LIMITS = (55, 41, 28, 10, -30)  # degrees; a class lies above its limit

@@ -7,6 +7,8 @@ DermsegError
 │   ├── BrokenImageError          empty, truncated or corrupt
 │   └── ImageTooLargeError        more megapixels than allowed
 ├── DataError                 a data set that cannot be read as one
+│   ├── PredictionSizeError       a mask to be scored that has not its image's size
+│   └── PredictionValuesError     a mask to be scored that has other values than 0 and 255
 ├── RecipeError               a recipe or one of its settings
 ├── BundleError               a bundle that is missing, incomplete or of another format
 │   └── BundleIntegrityError      a file that differs from its recorded hash
@@ -16,8 +18,11 @@ DermsegError
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+
+SHOWN = 10
+"""Of a list of files or images in a message."""
 
 
 class DermsegError(Exception):
@@ -46,6 +51,14 @@ class ImageTooLargeError(ImageError):
 
 class DataError(DermsegError):
     """A data set that cannot be read as one."""
+
+
+class PredictionSizeError(DataError):
+    """A mask to be scored that has not the size of its image."""
+
+
+class PredictionValuesError(DataError):
+    """A mask to be scored that has other values than 0 and 255."""
 
 
 class RecipeError(DermsegError):
@@ -86,3 +99,9 @@ def choose_from(given: str, known: Iterable[str]) -> str:
     names = list(known)
     closest = difflib.get_close_matches(given, names, n=1, cutoff=0)
     return f"did you mean {closest[0]!r}? Choose from: {', '.join(names)}" if closest else "there is none to choose"
+
+
+def few(names: Sequence[str]) -> str:
+    """A list for a message: the first ``SHOWN`` of ``names``, and how many more there are."""
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more

@@ -1,161 +1,317 @@
-"""Scores a segmenter on a data set: samples in, an `EvaluationResult` out, its protocol always named."""
+"""Scores predictions on a data set: samples in, an `EvaluationResult` out, its protocols always named."""
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
 import typing
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dermseg.bundle import Bundle, Metric, Score
+from dermseg import ranking, subgroups
+from dermseg.bundle import Metric, Score
 from dermseg.data import tables
 from dermseg.data.catalog import Sample
-from dermseg.errors import DataError, DermsegError, InputError
+from dermseg.errors import SHOWN, DataError, DermsegError, InputError, PredictionSizeError, PredictionValuesError, few
 from dermseg.imaging import read_mask
 from dermseg.metrics import Interval
-from dermseg.protocols import ImageScore, Protocol, ProtocolName, Segmented, protocol_for
+from dermseg.parallel import attempt, in_order
+from dermseg.protocols import ImageScore, Mask, Masks, Pair, Protocol, ProtocolName, protocol_for
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 ALL = "all"
 """The summary over the images of every data set."""
 
-_FAILURES_SHOWN = 10
+_OF_MASKS = {
+    PredictionSizeError.__name__: "of another size than their images",
+    PredictionValuesError.__name__: "with other values than 0 and 255",
+}
 
 
-class _Segmenter(typing.Protocol):
-    """What is needed of a `Segmenter`."""
+class Predictor(typing.Protocol):
+    """What is scored: a bundle, several of them, or masks of another tool; see `dermseg.predictors`."""
 
     @property
-    def bundle(self) -> Bundle: ...
+    def name(self) -> str:
+        """What it is called in reports."""
 
-    def stream(self, sources: Iterable[Path], /) -> Iterator[Segmented | DermsegError]: ...
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """What its masks show."""
+
+    @property
+    def input_size(self) -> int | None:
+        """The side of the network's square, in pixels; None where there are masks but no probabilities."""
+
+    @property
+    def thresholds(self) -> tuple[float, ...]:
+        """Of each class, above which a probability becomes mask; empty where there are none."""
+
+    def __call__(self, sample: Sample, /) -> Masks:
+        """The prediction for an image; called from several threads."""
 
 
 @dataclass(frozen=True)
-class EvaluationResult:
-    """How well a bundle segments a data set; prints as a table.
+class Failure:
+    """An image that could not be scored.
 
     Attributes:
-        bundle: Name of the bundle that was scored.
-        data: The data it was scored on, in words.
-        split: The part of the data ("test").
-        protocol: How the metrics are taken and averaged.
-        images: The scored images, in the samples' order.
-        failures: Id and reason of each sample without a score. They are in no mean, so that a result with
-            failures must not be compared with one without; the official scorer would refuse such a set.
+        id: The image's.
+        source: Its data set.
+        kind: What kind of error it was, by the name of its class.
+        reason: One sentence.
     """
 
-    bundle: str
+    id: str
+    source: str
+    kind: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class OperatingPoint:
+    """Thresholds that find as much of the lesions as was asked for, chosen on `tune` alone.
+
+    Attributes:
+        sensitivity: That was asked for, as the mean over images that show the class, at the network's size.
+        thresholds: Of each class, the highest that reaches it.
+        images: How many images of `tune` they were chosen on.
+    """
+
+    sensitivity: float
+    thresholds: tuple[float, ...]
+    images: int
+
+
+@dataclass(frozen=True, eq=False)
+class EvaluationResult:
+    """How good predictions on a data set are; prints as tables.
+
+    Attributes:
+        name: What was scored, such as a bundle's name.
+        data: The data it was scored on, in words.
+        split: The part of the data ("test").
+        protocols: How the metrics are taken and averaged.
+        images: The scored images, in the samples' order.
+        failures: The samples without a score. They are in no mean, so that a result with failures must not be compared
+            with one without; the official scorer would refuse such a set.
+        thresholds: Of each class, above which a probability becomes mask; empty for masks without probabilities.
+        content_hash: SHA-256 over the truths' pixels and the images' ids, in hexadecimal: equal where two results are
+            of the same data.
+        operating_point: Of high sensitivity, where one was asked for.
+    """
+
+    name: str
     data: str
     split: str
-    protocol: Protocol
+    protocols: tuple[Protocol, ...]
     images: tuple[ImageScore, ...]
-    failures: tuple[tuple[str, str], ...] = ()
+    failures: tuple[Failure, ...] = ()
+    thresholds: tuple[float, ...] = ()
+    content_hash: str = ""
+    operating_point: OperatingPoint | None = None
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """What the masks show."""
+        return self.protocols[0].classes
 
     @cached_property
-    def summaries(self) -> dict[str, dict[str, Interval]]:
-        """Data set -> metric -> value and interval; then the same over all images, under "all".
+    def summaries(self) -> dict[ProtocolName, dict[str, dict[str, Interval]]]:
+        """Protocol -> data set -> metric -> value and interval; data sets end with "all", the images of all of them.
 
-        Images of one group are resampled together, also across data sets, since these share images.
+        Images of one group are resampled together, also across data sets, since these share images. A metric that is
+        not defined (an area under a curve where no pixel is positive) is NaN.
         """
-        return {name: self.protocol.summarise(images) for name, images in self._tables().items()}
+        parts = self.parts()
+        return {
+            protocol.name: {name: protocol.summarise(images) for name, images in parts.items()}
+            for protocol in self.protocols
+        }
 
-    def _tables(self) -> dict[str, list[ImageScore]]:
-        """The images by data set, then all of them; nothing if there is no image."""
-        tables: dict[str, list[ImageScore]] = {}
+    def parts(self) -> dict[str, list[ImageScore]]:
+        """The images by data set, then all of them, under "all"; nothing if there is no image."""
+        parts: dict[str, list[ImageScore]] = {}
         for image in self.images:
-            tables.setdefault(image.source, []).append(image)
-        return {**tables, ALL: list(self.images)} if tables else {}
+            parts.setdefault(image.source, []).append(image)
+        return {**parts, ALL: list(self.images)} if parts else {}
+
+    def protocol(self, name: ProtocolName) -> Protocol | None:
+        """The protocol of a name, if the images were scored by it."""
+        return next((protocol for protocol in self.protocols if protocol.name == name), None)
 
     def __str__(self) -> str:
-        """A table of one row a metric and one column a data set, and what could not be scored."""
-        lines = [f"{self.bundle} on {self.data}, split {self.split}", self.protocol.description, ""]
-        tables = self._tables()
-        if len(tables) == 2:  # One data set, whose numbers those over all would only repeat.
-            del tables[ALL]
-        rows = [
-            ["", *tables],
-            ["images", *(str(len(images)) for images in tables.values())],
-            ["groups", *(str(_count_groups(images)) for images in tables.values())],
+        """For each protocol a table of one row a metric and one column a data set; then what could not be scored."""
+        lines = [f"{self.name} on {self.data}, split {self.split}"]
+        parts = self.parts()
+        if len(parts) == 2:  # One data set, whose numbers those over all would only repeat.
+            del parts[ALL]
+        counts = [
+            ["", *parts],
+            ["images", *(str(len(images)) for images in parts.values())],
+            ["groups", *(str(count_groups(images)) for images in parts.values())],
         ]
-        if tables:
-            metrics = self.images[0].metrics
-            rows += [[metric, *(str(self.summaries[name][metric]) for name in tables)] for metric in metrics]
-            lines += _align(rows)
-        else:
-            lines.append("no image could be scored")
+        for protocol in self.protocols if parts else ():
+            summary = self.summaries[protocol.name]
+            rows = [[metric, *(str(summary[name][metric]) for name in parts)] for metric in protocol.names]
+            lines += ["", protocol.description, "", *_align([*counts, *rows])]
+        if not parts:
+            lines += ["", "no image could be scored"]
         if self.failures:
-            lines += ["", f"not scored, and in no mean: {len(self.failures)}"]
-            lines += [f"  {id}: {reason}" for id, reason in self.failures[:_FAILURES_SHOWN]]
-            if (more := len(self.failures) - _FAILURES_SHOWN) > 0:
-                lines.append(f"  and {more} more")
+            lines += ["", f"not scored, and in no mean: {len(self.failures)}", *self.failure_lines()]
         return "\n".join(lines)
 
+    def failure_lines(self) -> list[str]:
+        """What could not be scored: of masks that cannot be used a sentence for each kind, else a line for each image.
+
+        Each names the first ``SHOWN`` and says how many more there are.
+        """
+        kinds: dict[str, list[Failure]] = {}
+        for failure in self.failures:
+            kinds.setdefault(failure.kind, []).append(failure)
+        lines = []
+        for kind, failures in kinds.items():
+            if kind in _OF_MASKS:
+                details, _, advice = zip(*(failure.reason.rpartition("; ") for failure in failures), strict=True)
+                lines.append(f"  masks {_OF_MASKS[kind]} ({len(failures)}): {few(details)}; {advice[0]}")
+            else:
+                lines += [f"  {failure.id}: {failure.reason}" for failure in failures[:SHOWN]]
+                lines += [f"  and {len(failures) - SHOWN} more of this kind"] if len(failures) > SHOWN else []
+        return lines
+
+    def to_pandas(self) -> pd.DataFrame:
+        """A row for each image: id, source, group, width, height, its metrics, then its facts. Needs `evaluate`."""
+        import pandas as pd
+
+        rows = [
+            {
+                "id": image.id,
+                "source": image.source,
+                "group": image.group,
+                "width": image.size[1],
+                "height": image.size[0],
+                **image.metrics,
+                **image.facts,
+            }
+            for image in self.images
+        ]
+        return pd.DataFrame(rows)
+
     def to_json(self) -> str:
-        """Everything, as a JSON object: header, summaries, images and failures."""
+        """Everything but the pictures, as a JSON object; a metric that is not defined is null."""
+        parts = self.parts()
         document = {
-            "bundle": self.bundle,
+            "name": self.name,
             "data": self.data,
             "split": self.split,
-            "protocol": self.protocol.description,
-            "summaries": {
-                name: {
-                    "images": len(images),
-                    "groups": _count_groups(images),
-                    "metrics": {metric: asdict(interval) for metric, interval in self.summaries[name].items()},
+            "classes": self.classes,
+            "thresholds": self.thresholds,
+            "content_hash": self.content_hash,
+            "operating_point": asdict(self.operating_point) if self.operating_point else None,
+            "protocols": {
+                protocol.name: {
+                    "description": protocol.description,
+                    "summaries": {
+                        name: {
+                            "images": len(images),
+                            "groups": count_groups(images),
+                            "metrics": {
+                                metric: _plain(asdict(interval))
+                                for metric, interval in self.summaries[protocol.name][name].items()
+                            },
+                        }
+                        for name, images in parts.items()
+                    },
                 }
-                for name, images in self._tables().items()
+                for protocol in self.protocols
             },
-            "images": [asdict(image) for image in self.images],
-            "failures": [{"id": id, "reason": reason} for id, reason in self.failures],
+            "images": [
+                {
+                    "id": image.id,
+                    "source": image.source,
+                    "group": image.group,
+                    "width": image.size[1],
+                    "height": image.size[0],
+                    "metrics": _plain(image.metrics),
+                    "facts": _plain(image.facts),
+                }
+                for image in self.images
+            ],
+            "failures": [asdict(failure) for failure in self.failures],
         }
         return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
 
     def scores(self) -> list[Score]:
-        """What a bundle records of this result: the means and intervals for each data set."""
-        tables = {name: images for name, images in self._tables().items() if name != ALL}
+        """What a bundle records of this result: by protocol and data set the means and intervals."""
         return [
             Score(
-                data=name,
+                data=source,
                 split=self.split,
-                protocol=self.protocol.description,
+                protocol=protocol.description,
                 images=len(images),
-                metrics={metric: Metric(**asdict(i)) for metric, i in self.summaries[name].items()},
+                metrics={
+                    metric: Metric(**asdict(interval))
+                    for metric, interval in self.summaries[protocol.name][source].items()
+                    if not math.isnan(interval.mean)
+                },
             )
-            for name, images in tables.items()
+            for protocol in self.protocols
+            for source, images in self.parts().items()
+            if source != ALL
         ]
 
     def write_csv(self, path: Path) -> None:
-        """Write one row an image (id, source, group, then each metric in full precision) to a UTF-8 file."""
-        metrics = list(self.images[0].metrics) if self.images else []
+        """Write a row for each image: id, source, group, width, height, its metrics in full precision, its facts."""
+        metrics = list(dict.fromkeys(name for image in self.images for name in image.metrics))
+        facts = list(dict.fromkeys(name for image in self.images for name in image.facts))
         rows = (
-            [image.id, image.source, image.group, *(image.metrics[name] for name in metrics)] for image in self.images
+            [
+                *(image.id, image.source, image.group, image.size[1], image.size[0]),
+                *(image.metrics[name] for name in metrics),
+                *(image.facts.get(name) for name in facts),
+            ]
+            for image in self.images
         )
-        tables.write(path, ["id", "source", "group", *metrics], rows)
+        tables.write(path, ["id", "source", "group", "width", "height", *metrics, *facts], rows)
+
+
+Looks = Callable[[Sample, Masks, Mapping[str, Mask]], bytes]
+"""Draws an image's thumbnail, of its prediction and its true mask by class."""
 
 
 def evaluate(
-    segmenter: _Segmenter,
+    predictor: Predictor,
     samples: Sequence[Sample],
     *,
     data: str,
     split: str,
-    protocol: ProtocolName = "official",
+    protocols: Sequence[ProtocolName] = ("official",),
+    facts: bool = False,
+    thumbnail: Looks | None = None,
+    workers: int | None = None,
     progress: Callable[[], None] | None = None,
 ) -> EvaluationResult:
-    """Score a segmenter by one of the protocols, of which `protocol_for` tells.
+    """Score predictions by some of the protocols, of which `protocol_for` tells.
 
-    A sample whose image or truth cannot be used becomes a failure of the result; the rest carry on.
+    A sample whose image, prediction or truth cannot be used becomes a failure of the result; the rest carry on.
 
     Args:
-        segmenter: Gives, through `stream`, a prediction or an error for each image.
-        samples: Images with a mask of each of the bundle's classes; at least one.
+        predictor: Gives a prediction, or raises an error, for each image.
+        samples: Images with a mask of each of the predictor's classes; at least one.
         data: The data in words, for the report.
         split: The part of the data, for the report.
-        protocol: `official`, `pooled` or `soft`.
+        protocols: Names of `PROTOCOLS`.
+        facts: Whether to gather what is known of each image, for subgroups; it needs the photographs.
+        thumbnail: Draws a small picture of each image, if one is wanted.
+        workers: Images in work at a time; the number of cores if None.
         progress: Called after each sample.
 
     Returns:
@@ -166,54 +322,129 @@ def evaluate(
     """
     if not samples:
         raise InputError(f"nothing to evaluate: {data}, split {split!r}, has no samples")
-    manifest = segmenter.bundle.manifest
-    chosen = protocol_for(protocol, manifest.classes, manifest.input_size)
+    chosen = tuple(protocol_for(name, predictor.classes, predictor.input_size) for name in protocols)
     images: list[ImageScore] = []
-    failures: list[tuple[str, str]] = []
-    outcomes = segmenter.stream(sample.image for sample in samples)
+    failures: list[Failure] = []
+    content = hashlib.sha256()
+
+    def work(sample: Sample) -> tuple[ImageScore, bytes]:
+        prediction = predictor(sample)
+        truths = _truths(sample, prediction)
+        return (
+            _score(
+                sample,
+                prediction,
+                truths,
+                chosen,
+                subgroups.facts_of(sample, prediction, truths) if facts else {},
+                thumbnail(sample, prediction, truths) if thumbnail else b"",
+            ),
+            b"".join(np.packbits(truth).tobytes() for truth in truths.values()),
+        )
+
+    outcomes = in_order(lambda sample: attempt(work, sample), samples, workers)
     for sample, outcome in zip(samples, outcomes, strict=True):
-        try:
-            images.append(_score(sample, outcome, chosen))
-        except DermsegError as error:
-            failures.append((sample.id, str(error)))
+        if isinstance(outcome, DermsegError):
+            failures.append(Failure(sample.id, sample.source, type(outcome).__name__, str(outcome)))
+        else:
+            image, truth = outcome
+            images.append(image)
+            content.update(f"{sample.source}/{sample.id} {image.size}".encode(errors="surrogateescape") + truth)
         if progress is not None:
             progress()
     return EvaluationResult(
-        bundle=segmenter.bundle.name,
+        name=predictor.name,
         data=data,
         split=split,
-        protocol=chosen,
+        protocols=chosen,
         images=tuple(images),
         failures=tuple(failures),
+        thresholds=predictor.thresholds,
+        content_hash=content.hexdigest(),
     )
 
 
-def _score(sample: Sample, outcome: Segmented | DermsegError, protocol: Protocol) -> ImageScore:
-    if isinstance(outcome, DermsegError):
-        raise outcome
-    height, width = outcome.geometry.height, outcome.geometry.width
-    counts = []
-    for name in protocol.classes:
+def operating_point(
+    predictor: Predictor,
+    tune: Sequence[Sample],
+    sensitivity: float,
+    *,
+    workers: int | None = None,
+    progress: Callable[[], None] | None = None,
+) -> OperatingPoint:
+    """Choose the highest threshold of each class that finds a share of it, as the mean over images.
+
+    Args:
+        predictor: Gives probabilities.
+        tune: Images that nothing is reported of; at least one.
+        sensitivity: The share, in (0, 1).
+        workers: Images in work at a time; the number of cores if None.
+        progress: Called after each sample.
+    """
+    result = evaluate(
+        predictor, tune, data="", split="tune", protocols=("ranking",), workers=workers, progress=progress
+    )
+    if not result.images:
+        raise DataError(f"no image of tune could be used: {result.failures[0].reason}")
+    statistics = np.array([image.statistics["ranking"] for image in result.images])
+    thresholds = tuple(
+        ranking.highest_threshold(statistics[:, place], sensitivity) for place in range(len(predictor.classes))
+    )
+    return OperatingPoint(sensitivity, thresholds, len(result.images))
+
+
+def count_groups(images: Iterable[ImageScore]) -> int:
+    """How many different lesions or patients, as far as they are named, the images show."""
+    return len({image.group for image in images})
+
+
+def _truths(sample: Sample, prediction: Masks) -> dict[str, Mask]:
+    height, width = prediction.size
+    truths = {}
+    for name in prediction.classes:
         if name not in sample.masks:
             raise DataError(f"no {name!r} mask to compare with, only {sorted(sample.masks)}")
-        truth = read_mask(sample.masks[name])
+        truth = truths[name] = read_mask(sample.masks[name])
         if truth.shape != (height, width):
             raise DataError(
                 f"the image is {width} x {height} px but its mask {truth.shape[1]} x {truth.shape[0]}; "
                 "expected masks at their images' size"
             )
-        counts.append(protocol.count(outcome, name, truth))
+    return truths
+
+
+def _score(
+    sample: Sample,
+    prediction: Masks,
+    truths: Mapping[str, Mask],
+    protocols: Sequence[Protocol],
+    facts: Mapping[str, str | float],
+    thumbnail: bytes,
+) -> ImageScore:
+    pairs = [Pair(prediction, name, truth) for name, truth in truths.items()]
+    statistics = {protocol.name: np.stack([protocol.measure(pair) for pair in pairs]) for protocol in protocols}
     return ImageScore(
         id=sample.id,
         source=sample.source,
         group=sample.group,
-        counts=tuple(tuple(map(float, row)) for row in counts),
-        metrics={name: float(value) for name, value in protocol.metrics_of(np.stack(counts)).items()},
+        size=prediction.size,
+        statistics=statistics,
+        metrics={
+            f"{protocol.prefix}{metric}": float(value)
+            for protocol in protocols
+            if protocol.per_image
+            for metric, value in protocol.metrics_of(statistics[protocol.name]).items()
+        },
+        facts=facts,
+        thumbnail=thumbnail,
     )
 
 
-def _count_groups(images: Iterable[ImageScore]) -> int:
-    return len({image.group for image in images})
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values as JSON takes them, which has no NaN."""
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in values.items()
+    }
 
 
 def _align(rows: Sequence[Sequence[str]]) -> list[str]:

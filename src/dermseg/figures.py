@@ -5,6 +5,8 @@ Every function takes an RGB photograph and returns a new array; what it is given
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import cv2
@@ -12,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dermseg.errors import InputError
+from dermseg.metrics import Confusion
 
 Picture = NDArray[np.uint8]
 """RGB, (H, W, 3)."""
@@ -24,6 +27,7 @@ Colour = tuple[int, int, int]
 
 # Cyan is what skin, blood and melanin never show, and stays apart from them for every kind of colour vision.
 LINE: Colour = (72, 224, 255)
+TRUTH: Colour = (255, 225, 50)  # a true outline beside a predicted one, which is cyan
 RIM: Colour = (8, 28, 40)
 
 PALETTE: tuple[Colour, ...] = (
@@ -37,12 +41,40 @@ PALETTE: tuple[Colour, ...] = (
 )
 """Okabe and Ito's colours, which stay apart for every kind of colour vision; black is for marks."""
 
+# Red and blue that stay apart for every kind of colour vision, and a yellow that is unlike both.
+MISSED: Colour = (220, 50, 32)
+EXTRA: Colour = (0, 90, 181)
+CONFUSED: Colour = (240, 228, 66)
+
 INK: Colour = (60, 60, 60)
+PALE_INK: Colour = (115, 115, 115)
 PAPER: Colour = (255, 255, 255)
 
 PANEL = 480
 GAP = 12
 CAPTION = 34
+SHEET = 1600
+COLUMNS = 4
+
+TEXT, TITLE = 2.0, 2.8
+"""Sizes of print, as OpenCV scales its font; drawn four times too large."""
+
+
+@dataclass(frozen=True, eq=False)
+class Panel:
+    """A picture and the line below it.
+
+    Attributes:
+        picture: RGB, (H, W, 3).
+        caption: What it shows; at the left.
+        note: Numbers of it, paler; at the right.
+        key: What its colours mean, after the note.
+    """
+
+    picture: Picture
+    caption: str
+    note: str = ""
+    key: Mapping[str, Colour] = field(default_factory=dict)
 
 
 def outline(pixels: Picture, mask: Mask, color: Colour = LINE, thickness: int | None = None) -> Picture:
@@ -89,6 +121,34 @@ def overlay(pixels: Picture, mask: Mask, *, alpha: float = 0.15) -> Picture:
     return drawn
 
 
+def error_map(pixels: Picture, mask: NDArray[np.bool_], truth: NDArray[np.bool_]) -> Picture:
+    """Colour what was missed red and what was marked too much blue; what was found is pale, the rest pale and grey.
+
+    Args:
+        pixels: The photograph, uint8 (H, W, 3), RGB.
+        mask: What was predicted, bool (H, W), or (K, H, W) of several classes.
+        truth: What is true, of the same shape.
+
+    Returns:
+        A new picture, uint8 (H, W, 3). Pixels of which one class was missed and another marked too much are yellow.
+
+    Raises:
+        InputError: If the photograph and the masks do not fit together.
+    """
+    if mask.shape != truth.shape:
+        raise InputError(f"The mask has the shape {mask.shape}, the truth {truth.shape}.")
+    masks, truths = (each.reshape(-1, *each.shape[-2:]) for each in (mask, truth))
+    missed, extra = (np.asarray(each.any(axis=0)) for each in (truths & ~masks, masks & ~truths))
+    _check_pair(pixels, missed)
+    grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
+    drawn = np.repeat((110 + grey * 0.55).astype(np.uint8)[..., None], 3, axis=2)
+    found = (masks & truths).any(axis=0) & ~(missed | extra)
+    drawn[found] = (0.5 * drawn[found] + 0.5 * pixels[found]).astype(np.uint8)  # red skin must not look like red paint
+    for area, colour in ((missed, MISSED), (extra, EXTRA), (missed & extra, CONFUSED)):
+        drawn[area] = (0.25 * drawn[area] + 0.75 * np.array(colour)).astype(np.uint8)
+    return drawn
+
+
 def probability_image(probability: NDArray[np.float32]) -> NDArray[np.uint8]:
     """Return a probability as grey: 0 is black, 1 is white, one half is 128.
 
@@ -125,15 +185,14 @@ def side_by_side(pixels: Picture, mask: Mask, probability: NDArray[np.float32] |
         raise InputError(f"The probability has the shape {probability.shape}, the photograph {mask.shape}.")
 
     # Outlined after scaling: as crisp in the panel of a large photograph as in that of a small one.
-    photo = _fit(pixels).astype(np.uint8, copy=False)
-    small_mask = _fit(mask.astype(np.float32)) >= 0.5
+    photo, small_mask = _fit(pixels), _fit_mask(mask)
     panels = {
         "Photograph": photo,
         "Outline": overlay(photo, small_mask),
         "Mask": np.repeat(small_mask[..., None].astype(np.uint8) * 255, 3, axis=2),
     }
     if probability is not None:
-        panels["Probability"] = _viridis(probability_image(_fit(probability).astype(np.float32)))
+        panels["Probability"] = _viridis(probability_image(_scaled(probability, PANEL).astype(np.float32)))
     cells = [_captioned(panel, caption) for caption, panel in panels.items()]
     if probability is not None:
         cells.append(_scale_bar(photo.shape[0]))
@@ -143,6 +202,63 @@ def side_by_side(pixels: Picture, mask: Mask, probability: NDArray[np.float32] |
     row = [part for cell in cells for part in (gap, cell)]
     top = np.full((GAP, sum(part.shape[1] for part in row) + GAP, 3), PAPER, np.uint8)
     return np.vstack([top, np.hstack([*row, gap])])
+
+
+def sheet(rows: Sequence[Sequence[Panel]], title: str, subtitle: str = "") -> Picture:
+    """Lay out captioned pictures, as large as they are, in rows under a title.
+
+    Args:
+        rows: At least one panel; columns are aligned, and a row may be shorter than another.
+        title: One line.
+        subtitle: A paler one below it.
+
+    Returns:
+        The sheet, uint8, RGB.
+    """
+    cells = [[_labelled(panel) for panel in row] for row in rows]
+    step = GAP + max(cell.shape[1] for row in cells for cell in row)
+    heading = [_text(title, size=TITLE), _text(subtitle, PALE_INK)]
+    width = GAP + max(step * max(map(len, rows)), *(line.shape[1] for line in heading))
+    strips = []
+    for top, parts in [(GAP, heading[:1]), (0, heading[1:]), *((GAP, row) for row in cells)]:
+        strip = np.full((top + max(part.shape[0] for part in parts), width, 3), PAPER, np.uint8)
+        for place, part in enumerate(parts):
+            left = GAP + place * step
+            strip[top : top + part.shape[0], left : left + part.shape[1]] = part
+        strips.append(strip)
+    return np.vstack(strips)
+
+
+def case(
+    pixels: Picture, predicted: Mapping[str, Mask], truths: Mapping[str, Mask], title: str, subtitle: str = ""
+) -> Picture:
+    """Draw an image and its masks on a sheet: a row of photograph, truth, prediction and errors for each class.
+
+    Where nothing was predicted, or the truth of nothing is known, the photograph and all outlines stand in rows of
+    four.
+
+    Args:
+        pixels: The photograph, uint8 (h, w, 3), RGB, at any scale.
+        predicted: Bool (H, W) by class; may be empty.
+        truths: Bool (H, W) by class, some or none; where there is a prediction too, of its size.
+        title: One line.
+        subtitle: A paler one below it.
+
+    Returns:
+        The sheet, uint8, RGB, about `SHEET` pixels wide or narrower.
+    """
+    if predicted and truths:
+        pixels = _fit(pixels, _side(COLUMNS))
+        rows = [_compared(pixels, mask, truths.get(name), name) for name, mask in predicted.items()]
+        if len(predicted) == 1:
+            rows[0][0] = Panel(pixels, "Photograph")
+        return sheet(rows, title, subtitle)
+    columns = min(COLUMNS, 1 + len(predicted or truths))
+    pixels = _fit(pixels, _side(columns))
+    panels = [Panel(pixels, "Photograph", "" if predicted or truths else "no masks")]
+    panels += [_outlined(pixels, mask, f"Predicted {_words(name)}") for name, mask in predicted.items()]
+    panels += [_outlined(pixels, mask, _words(name).capitalize(), TRUTH) for name, mask in truths.items()]
+    return sheet([panels[start : start + columns] for start in range(0, len(panels), columns)], title, subtitle)
 
 
 def _check_pair(pixels: Picture, mask: Mask) -> None:
@@ -174,10 +290,52 @@ def _smooth(contour: NDArray[Any]) -> NDArray[np.int32]:
     return np.rint(points * 16).astype(np.int32)[:, None]
 
 
-def _fit(image: NDArray[Any]) -> NDArray[Any]:
-    """Return the image scaled so that its longer side is that of a panel."""
+def _side(columns: int) -> int:
+    """The longer side of a panel, in pixels, of which so many stand side by side on a sheet."""
+    return min(PANEL, (SHEET - GAP) // columns - GAP)
+
+
+def _compared(pixels: Picture, mask: Mask, truth: Mask | None, name: str) -> list[Panel]:
+    """A class of an image: the photograph, truth, prediction and errors, the photograph at its panel's size."""
+    photograph = Panel(pixels, _words(name).capitalize())
+    if truth is None:
+        return [photograph, _outlined(pixels, mask, "Prediction")]
+    score, side = Confusion.of(mask, truth), max(pixels.shape)
+    return [
+        photograph,
+        _outlined(pixels, truth, "Truth", TRUTH),
+        _outlined(pixels, mask, "Prediction", note=f"Jaccard {score.jaccard:.3f}, Dice {score.dice:.3f}"),
+        Panel(
+            error_map(pixels, _fit_mask(mask, side), _fit_mask(truth, side)),
+            "Errors",
+            key={"missed": MISSED, "too much": EXTRA},
+        ),
+    ]
+
+
+def _outlined(pixels: Picture, mask: Mask, caption: str, color: Colour = LINE, note: str = "") -> Panel:
+    """The photograph, at its panel's size, with a mask's outline and, if nothing else is noted, its area."""
+    area = f"{100 * mask.mean():.1f} % of the image" if mask.any() else "empty"
+    return Panel(outline(pixels, _fit_mask(mask, max(pixels.shape)), color), caption, note or area)
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _fit(pixels: Picture, side: int = PANEL) -> Picture:
+    """Return a photograph scaled so that its longer side is that of a panel."""
+    return _scaled(pixels, side).astype(np.uint8, copy=False)
+
+
+def _fit_mask(mask: Mask, side: int = PANEL) -> Mask:
+    """Return a mask scaled as its photograph is, and cut at one half."""
+    return _scaled(mask.astype(np.float32), side) >= 0.5
+
+
+def _scaled(image: NDArray[Any], side: int) -> NDArray[Any]:
     height, width = image.shape[:2]
-    scale = PANEL / max(height, width)
+    scale = side / max(height, width)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
 
@@ -197,6 +355,25 @@ def _captioned(panel: Picture, caption: str) -> Picture:
     return cell
 
 
+def _labelled(panel: Panel) -> Picture:
+    """Return a panel over its caption at the left and its note and key at the right."""
+    parts = [_text(panel.note, PALE_INK)]
+    for meaning, colour in panel.key.items():
+        swatch = np.full((GAP, 2 * GAP, 3), PAPER, np.uint8)
+        swatch[1:-1, GAP - 2 : -4] = colour
+        parts += [swatch, _text(meaning, PALE_INK)]
+    caption, written = _text(panel.caption), sum(part.shape[1] for part in parts)
+    height, width = panel.picture.shape[0], max(panel.picture.shape[1], caption.shape[1] + GAP + written)
+    cell = np.full((height + CAPTION, width, 3), PAPER, np.uint8)
+    cell[:height, : panel.picture.shape[1]] = panel.picture
+    left = width - written
+    _paste(cell, caption, height + CAPTION // 2, 0)
+    for part in parts:
+        _paste(cell, part, height + CAPTION // 2, left)
+        left += part.shape[1]
+    return cell
+
+
 def _scale_bar(height: int) -> Picture:
     """Return viridis from 1 above to 0 below, with three ticks, as high as a captioned panel."""
     bar, texts = 14, [_text(text) for text in ("1.0", "0.5", "0.0")]
@@ -210,12 +387,13 @@ def _scale_bar(height: int) -> Picture:
     return cell
 
 
-def _text(text: str) -> Picture:
+def _text(text: str, ink: Colour = INK, size: float = TEXT) -> Picture:
     """Return a line of text on white; drawn four times too large and shrunk, for OpenCV's own is coarse."""
-    font, scale, weight = cv2.FONT_HERSHEY_SIMPLEX, 2.0, 4
-    (width, height), baseline = cv2.getTextSize(text, font, scale, weight)
+    font, weight = cv2.FONT_HERSHEY_SIMPLEX, 4
+    width = cv2.getTextSize(text, font, size, weight)[0][0]
+    (_, height), baseline = cv2.getTextSize("Ag", font, size, weight)  # the same of every line, so that they align
     canvas = np.full((height + baseline + 16, width + 16, 3), PAPER, np.uint8)
-    cv2.putText(canvas, text, (8, height + 8), font, scale, INK, weight, cv2.LINE_AA)
+    cv2.putText(canvas, text, (8, height + 8), font, size, ink, weight, cv2.LINE_AA)
     return cv2.resize(canvas, None, fx=0.25, fy=0.25, interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
 
 

@@ -329,8 +329,15 @@ def encode_mask(mask: npt.NDArray[np.bool_], bits: Literal[1, 8] = 8) -> bytes:
     return _encode_png(packed, mask.shape[1], bits, _GREY, filtered=False)
 
 
-def encode_image(pixels: Pixels, format: Literal["PNG", "JPEG", "WEBP"] = "PNG") -> bytes:
-    """Encodes RGB (H, W, 3) or grey (H, W) pixels; JPEG at quality 95 without chroma subsampling, WebP at 90.
+def encode_image(
+    pixels: Pixels, format: Literal["PNG", "JPEG", "WEBP"] = "PNG", *, quality: int | None = None
+) -> bytes:
+    """Encodes RGB (H, W, 3) or grey (H, W) pixels.
+
+    Args:
+        pixels: uint8.
+        format: PNG loses nothing; a JPEG's chroma is not subsampled.
+        quality: Of a JPEG, 95 if None, or a WebP, 90 if None; 1 to 100.
 
     Raises:
         InputError: Not such pixels, or another format.
@@ -338,8 +345,8 @@ def encode_image(pixels: Pixels, format: Literal["PNG", "JPEG", "WEBP"] = "PNG")
     """
     settings: dict[str, dict[str, int]] = {
         "PNG": {},
-        "JPEG": {"quality": 95, "subsampling": 0},
-        "WEBP": {"quality": 90, "method": 2},
+        "JPEG": {"quality": quality or 95, "subsampling": 0},
+        "WEBP": {"quality": quality or 90, "method": 2},
     }
     if format not in settings:
         raise InputError(f"format is {format!r} where one of {', '.join(settings)} is expected")

@@ -21,6 +21,7 @@ is sensitivity with the two masks exchanged.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass
 
@@ -207,6 +208,8 @@ class Interval:
     high: float
 
     def __str__(self) -> str:
+        if math.isnan(self.mean):
+            return "not defined"
         return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
@@ -241,7 +244,8 @@ def bootstrap(
     Returns:
         By name the estimate of all images and the interval's ends. With few groups the interval is somewhat too
         narrow (60 uniform values: it covers the true mean in 93 of 100 cases, not 95), and with a single group,
-        which cannot be resampled, it has no width at all.
+        which cannot be resampled, it has no width at all. Where an estimate is NaN, it is not defined; such resamples
+        are passed over, and an estimate that never is defined has an interval of NaN.
 
     Raises:
         InputError: An argument is out of its range, or groups and statistics differ in length.
@@ -280,8 +284,13 @@ def bootstrap(
     whole = estimate(statistics.mean(axis=0)[None])
     parts = estimate(means.reshape(samples, *statistics.shape[1:]))
     ends = ((1 - confidence) / 2, (1 + confidence) / 2)
-    bounds = {name: np.quantile(values, ends) for name, values in parts.items()}
+    bounds = {name: _quantiles(values, ends) for name, values in parts.items()}
     return {name: Interval(float(whole[name][0]), *map(float, bounds[name])) for name in whole}
+
+
+def _quantiles(values: NDArray[np.float64], ends: tuple[float, float]) -> NDArray[np.float64]:
+    defined = values[~np.isnan(values)]
+    return np.quantile(defined, ends) if defined.size else np.full(2, np.nan)
 
 
 def bootstrap_interval(

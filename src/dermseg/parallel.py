@@ -8,6 +8,10 @@ from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
+import cv2
+
+from dermseg.errors import DermsegError, ImageTooLargeError
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -37,6 +41,16 @@ def in_order(
         finally:
             for future in waiting:
                 future.cancel()
+
+
+def attempt(function: Callable[[Item], Result], item: Item) -> Result | DermsegError:
+    """Call ``function``; give its result, or the error that says why this item has none."""
+    try:
+        return function(item)
+    except DermsegError as error:
+        return error
+    except (MemoryError, cv2.error) as error:  # OpenCV's way to say that memory is short
+        return ImageTooLargeError(f"an image is too large for the memory that is left: {error}")
 
 
 def cores() -> int:

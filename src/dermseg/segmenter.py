@@ -17,7 +17,7 @@ from dermseg import figures
 from dermseg._version import __version__
 from dermseg.bundle import Bundle
 from dermseg.engine import Device, EngineName, open_engine
-from dermseg.errors import DermsegError, ImageTooLargeError, InputError
+from dermseg.errors import DermsegError, InputError
 from dermseg.imaging import (
     DEFAULT_MAX_MEGAPIXELS,
     Geometry,
@@ -30,7 +30,7 @@ from dermseg.imaging import (
     open_image,
     write_bytes,
 )
-from dermseg.parallel import in_order
+from dermseg.parallel import attempt, in_order
 from dermseg.processing import DECODED_SIDE, decode, prepare
 
 Output = Literal["mask", "overlay", "result", "probability", "json"]
@@ -274,18 +274,13 @@ class Segmenter:
             For each source, in order, its prediction, or the error that it or ``finish`` met.
         """
 
-        def work(source: Source) -> Prediction | DermsegError:
-            try:
-                prediction = self(source)
-                if finish is not None:
-                    finish(source, prediction)
-            except DermsegError as error:
-                return error
-            except (MemoryError, cv2.error) as error:  # OpenCV's way to say that memory is short
-                return ImageTooLargeError(f"an image is too large for the memory that is left: {error}")
+        def work(source: Source) -> Prediction:
+            prediction = self(source)
+            if finish is not None:
+                finish(source, prediction)
             return prediction
 
-        yield from in_order(work, sources, workers)
+        yield from in_order(lambda source: attempt(work, source), sources, workers)
 
 
 def check_outputs(names: Sequence[str]) -> Sequence[Output]:

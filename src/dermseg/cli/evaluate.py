@@ -2,104 +2,136 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from dermseg.cli.scoring import (
+    Data,
+    ProtocolChoice,
+    ProtocolOption,
+    Quarantine,
+    Sources,
+    Split,
+    Splits,
+    Subject,
+    choose,
+    protocols_of,
+)
 from dermseg.cli.segment import Device
-from dermseg.errors import DataError, InputError
-
-
-class Protocol(StrEnum):
-    """How a score is taken."""
-
-    official = "official"
-    pooled = "pooled"
-    soft = "soft"
+from dermseg.errors import InputError, extra
 
 
 def evaluate(
-    data: Annotated[Path, typer.Option("--data", help="Folder of data sets in their official layouts.")],
-    split: Annotated[str, typer.Option("--split", help="tune, test, train or all.")],
+    data: Data,
+    split: Split,
     bundle: Annotated[
-        str, typer.Option("--bundle", "-b", help="A shipped bundle's name, a folder or a zip.")
-    ] = "lesion",
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of scores.csv and result.json.")] = Path(
-        "evaluation"
-    ),
-    source: Annotated[
-        list[str] | None,
-        typer.Option("--source", help="A data set, if not all that are found; may be repeated."),
+        str | None, typer.Option("--bundle", "-b", help="A shipped bundle's name, a folder or a zip [lesion].")
     ] = None,
-    protocol: Annotated[
-        Protocol,
-        typer.Option(
-            help="official is the ISIC challenge's, Task 1 or, of several classes, Task 2; pooled takes all pixels of "
-            "a set together; soft takes no threshold; the latter two compare at the network's size."
-        ),
-    ] = Protocol.official,
-    splits: Annotated[Path | None, typer.Option(help="A table of splits in place of the shipped one.")] = None,
-    quarantine: Annotated[
-        Path | None, typer.Option(help="A list of images to leave out [DATA/quarantine.csv if there is one].")
+    predictions: Annotated[
+        Path | None,
+        typer.Option(help="Score a folder of masks instead: ID.png, ID_mask.png, ID_segmentation.png, ..."),
     ] = None,
+    ensemble: Annotated[
+        str | None, typer.Option(help="Score the mean of several bundles instead: B1,B2.", metavar="B1,B2")
+    ] = None,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder of report.html, SPLIT_metrics.csv, result.json, pictures.")
+    ] = Path("evaluation"),
+    source: Sources = None,
+    protocol: ProtocolOption = ProtocolChoice.official,
+    splits: Splits = None,
+    quarantine: Quarantine = None,
     threshold: Annotated[float | None, typer.Option(help="In place of the bundle's own.")] = None,
+    sensitivity: Annotated[
+        float,
+        typer.Option(
+            min=0, max=1, help="The report shows an operating point too that finds this share, chosen on tune; 0: none."
+        ),
+    ] = 0.95,
+    report: Annotated[
+        bool,
+        typer.Option(
+            "--report/--no-report", help="Write the page, with every protocol, subgroups, best and worst cases."
+        ),
+    ] = True,
+    pdf: Annotated[bool, typer.Option("--pdf", help="Print the page to report.pdf too, through Chromium.")] = False,
+    cases: Annotated[int, typer.Option(min=0, help="Pictures in best/ and in worst/.")] = 8,
     device: Annotated[Device, typer.Option(help="auto is the CPU; cuda needs the extra 'train'.")] = Device.auto,
     record: Annotated[bool, typer.Option("--record", help="Write the scores into the bundle and its card.")] = False,
 ) -> None:
-    """Score a bundle by the official ISIC metrics or another protocol, with 95 % bootstrap intervals.
+    """Score a bundle, an ensemble or the masks of another tool, with 95 % bootstrap intervals, and write a report.
 
     Examples:
     - `dermseg evaluate --data DATA --split test`
-    - `dermseg evaluate --bundle runs/lesion/bundle --data DATA --split test --source isic2017`
-    - `dermseg evaluate --bundle runs/lesion/bundle --data DATA --split test --protocol pooled --record`
+    - `dermseg evaluate --bundle runs/unet/bundle --data DATA --split test --source isic2017 --pdf`
+    - `dermseg evaluate --predictions masks --data DATA --split test --protocol all --no-report`
+    - `dermseg evaluate --ensemble lesion,runs/unet/bundle --data DATA --split test`
     """
+    if sum(given is not None for given in (bundle, predictions, ensemble)) > 1:
+        raise typer.BadParameter("give one of --bundle, --predictions and --ensemble")
+    subject = Subject(folder=predictions) if predictions else Subject.of_bundles(ensemble or bundle or "lesion")
+    _check(subject, protocol, threshold, splits, record)
+    if report:
+        with extra("a report", "evaluate"):
+            from dermseg.report import evaluation as page
+            from dermseg.report.pdf import write_pdf
     from dermseg import evaluation
-    from dermseg.bundle import Bundle
+    from dermseg.bundle import model_card
     from dermseg.cli.progress import progress_bar
-    from dermseg.data import catalog
-    from dermseg.data import quarantine as lists
-    from dermseg.data import splits as tables
     from dermseg.imaging import make_folder, write_bytes
-    from dermseg.segmenter import Segmenter
 
-    if record and (threshold is not None or splits is not None):
-        raise InputError(
-            "--record keeps the scores of the bundle as it is; it goes with neither --threshold nor --splits"
-        )
-    if threshold is not None and protocol is Protocol.soft:
-        raise InputError("--protocol soft takes no threshold; it goes without --threshold")
-    loaded = Bundle.load(bundle)
-    classes = loaded.manifest.classes
-    samples = lists.keep(
-        catalog.read(data, source),
-        [quarantine] if quarantine else lists.find(data),
-        lambda line: typer.echo(line, err=True),
-    )
-    samples = catalog.with_masks(samples, classes)
-    chosen = tables.select(samples, split, tables.read(splits or tables.default_for(classes)))
-    if not chosen:
-        raise DataError(
-            f"{data} has no image with masks of {', '.join(classes)} in the split {split!r}; "
-            "--split all takes all there are"
-        )
+    chosen = choose(data, source, split, splits, quarantine, subject.classes)
     if record:
-        loaded.check_writable()
+        subject.bundles[0].check_writable()
+    predictor = subject.open(chosen, device, threshold)
+    printed = protocols_of(protocol, predictor)
     make_folder(output)
-    segmenter = Segmenter(loaded, device=device.value, threshold=threshold, threads=1)
-    with progress_bar(len(chosen), "evaluating") as advance:
+    with progress_bar(len(chosen.samples), "evaluating") as advance:
         result = evaluation.evaluate(
-            segmenter, chosen, data=str(data), split=split, protocol=protocol.value, progress=advance
+            predictor,
+            chosen.samples,
+            data=str(data),
+            split=split,
+            protocols=protocols_of(ProtocolChoice.all, predictor) if report else printed,
+            facts=report,
+            thumbnail=page.thumbnail if report else None,
+            progress=advance,
         )
-    result.write_csv(output / "scores.csv")
-    write_bytes(output / "result.json", result.to_json().encode())
-    typer.echo(str(result))
-    typer.echo(f"\nper image: {output / 'scores.csv'}; everything: {output / 'result.json'}", err=True)
+    # A threshold is chosen on tune, and reported on test.
+    if report and sensitivity and split == "test" and chosen.tune and predictor.input_size is not None:
+        with progress_bar(len(chosen.tune), "choosing an operating point on tune") as advance:
+            point = evaluation.operating_point(predictor, chosen.tune, sensitivity, progress=advance)
+        result = replace(result, operating_point=point)
+    shown = replace(result, protocols=tuple(each for each in result.protocols if each.name in printed))
+    typer.echo(str(shown))
+    if report:
+        card = model_card(subject.bundles[0].manifest) if len(subject.bundles) == 1 else None
+        written = page.write(result, output, predictor=predictor, samples=chosen.samples, card=card, cases=cases)
+        typer.echo(f"\nreport: {write_pdf(written) if pdf else written}", err=True)
+    else:
+        result.write_csv(output / f"{split}_metrics.csv")
+        write_bytes(output / "result.json", result.to_json().encode())
+        typer.echo(f"\nper image: {output / f'{split}_metrics.csv'}; all: {output / 'result.json'}", err=True)
     if result.failures:
         if record:
             typer.echo("not recorded in the bundle: a score counts only over all images", err=True)
         raise typer.Exit(1)
     if record:
-        loaded.with_scores(result.scores())
-        typer.echo(f"recorded in {loaded.path}", err=True)
+        recorded = subject.bundles[0].with_scores(shown.scores())
+        typer.echo(f"recorded in {recorded.path}", err=True)
+
+
+def _check(
+    subject: Subject, protocol: ProtocolChoice, threshold: float | None, splits: Path | None, record: bool
+) -> None:
+    if record and len(subject.bundles) != 1:
+        raise InputError("--record keeps the scores of one bundle; it goes with neither --predictions nor --ensemble")
+    if record and (threshold is not None or splits is not None):
+        raise InputError(
+            "--record keeps the scores of the bundle as it is; it goes with neither --threshold nor --splits"
+        )
+    if threshold is not None and protocol in (ProtocolChoice.soft, ProtocolChoice.ranking):
+        raise InputError(f"--protocol {protocol.value} takes no threshold; it goes without --threshold")

@@ -9,16 +9,19 @@ from typer.core import TyperGroup
 
 from dermseg._version import __version__
 from dermseg.cli.bundles import bundles
+from dermseg.cli.compare import compare
 from dermseg.cli.data import data
 from dermseg.cli.evaluate import evaluate
 from dermseg.cli.example import example
 from dermseg.cli.predict import inference, predict
 from dermseg.cli.recipes import recipes
 from dermseg.cli.segment import segment
+from dermseg.cli.submission import submission
 from dermseg.cli.train import train
+from dermseg.cli.visualize import visualize
 from dermseg.errors import DermsegError
 
-COMMANDS = (segment, train, evaluate, example, predict, inference)
+COMMANDS = (segment, train, evaluate, compare, submission, visualize, example, predict, inference)
 GROUPS = (data, recipes, bundles)
 
 

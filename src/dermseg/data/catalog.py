@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
-from dermseg.data import tables
+from dermseg.data import metadata
 from dermseg.data.layouts import (
     ATTRIBUTES,
     CC0,
@@ -21,9 +21,12 @@ from dermseg.data.layouts import (
     PUBLISHED,
     DataSet,
     Folder,
+    Found,
+    Layout,
     Part,
     find,
     matching,
+    part_of,
 )
 from dermseg.errors import DataError, InputError
 
@@ -61,6 +64,7 @@ class Sample:
         licence: The data set's licence, as SPDX names it where it has such a name.
         part: The side that the data set's own folders give it, for a user's own images also the name of the folder that
             is read; None where they give none.
+        metadata: What the data set's tables say of the image, by ``metadata.KEYS``; without what they leave out.
     """
 
     id: str
@@ -70,6 +74,7 @@ class Sample:
     source: str
     licence: str
     part: Part | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 
 def read(folder: str | Path, sources: Sequence[str] | None = None) -> list[Sample]:
@@ -139,10 +144,14 @@ def _read_published(data_sets: Sequence[DataSet]) -> Iterable[Sample]:
     by_id: dict[str, Sample] = {}
     for data_set in sorted(data_sets, key=lambda found: len(found.images), reverse=True):
         layout = data_set.layout
-        groups = _lesions(data_set.folder, layout.metadata) if layout.metadata else {}
+        taken = [child for child in data_set.folder.folders if child.taken]
+        nested = [inner for child in taken for inner in child.folders if inner.name.lower() == child.name.lower()]
+        told = {id.upper(): said for id, said in _told(layout, (data_set.folder, *taken, *nested)).items()}
         for one in data_set.images:
             id = one.id.upper()  # as the owners write it, and tables of splits do
-            sample = Sample(id, one.image, one.masks, groups.get(id, id), layout.source, layout.licence, one.part)
+            said = told.get(id, {})
+            group, known = said.get(metadata.GROUP, id), metadata.known(said)
+            sample = Sample(id, one.image, one.masks, group, layout.source, layout.licence, one.part, known)
             first = by_id.setdefault(id, sample)
             if first.part != sample.part:
                 raise DataError(
@@ -156,20 +165,20 @@ def _read_own(data_sets: Sequence[DataSet]) -> Iterable[Sample]:
     """A user's own images; those of one name keep apart, since they may show different lesions."""
     parts: dict[object, set[Part | None]] = defaultdict(set)
     homes: dict[str, set[tuple[str, ...]]] = defaultdict(set)
-    images = [(data_set.folder.home, one) for data_set in data_sets for one in data_set.images]
-    for home, one in images:
+    images = [(data_set.folder.home, one, said) for data_set in data_sets for one, said in _with_metadata(data_set)]
+    for home, one, _ in images:
         parts[home, one.id].add(one.part)
     named = [
-        (home, f"{one.part}/{one.id}" if one.part and len(parts[home, one.id]) > 1 else one.id, one)
-        for home, one in images
+        (home, f"{one.part}/{one.id}" if one.part and len(parts[home, one.id]) > 1 else one.id, one, said)
+        for home, one, said in images
     ]
-    for home, name, _ in named:
+    for home, name, *_ in named:
         homes[name].add(home)
     by_id: dict[str, Sample] = {}
-    for home, name, one in named:
+    for home, name, one, said in named:
         id = "/".join((*home, name)) if len(homes[name]) > 1 else name
         # Folders may hold the same images at several sizes, so their names are one group.
-        sample = Sample(id, one.image, one.masks, name, PLAIN, OWN.licence, one.part)
+        sample = Sample(id, one.image, one.masks, name, PLAIN, OWN.licence, one.part, said)
         if (first := by_id.setdefault(id, sample)) is not sample:
             raise DataError(
                 f"{first.image} and {sample.image} have one name in one part of a data set; rename or remove one"
@@ -206,15 +215,32 @@ def _contents(folder: Folder) -> str:
     return ", ".join(counts) + ", ..." * (len(kinds) > 4) if counts else "nothing"
 
 
-def _lesions(folder: Folder, pattern: str) -> dict[str, str]:
-    """Lesion by image, from HAM10000's metadata table."""
-    for name in matching(folder.files, pattern):
-        path = folder.path / name
-        rows = tables.read(path, ("image_id", "lesion_id"), "metadata of HAM10000")
-        if not rows:
-            raise DataError(f"{path} has no rows; expected one for each image of HAM10000")
-        return {row["image_id"]: row["lesion_id"] or row["image_id"] for row in rows}
-    raise DataError(
-        f"{folder.path} holds HAM10000 images without {pattern}; it is needed, since it says which images show "
-        "one lesion"
-    )
+def _with_metadata(data_set: DataSet) -> list[tuple[Found, Mapping[str, str]]]:
+    """A user's own images of one folder, with what the table beside them says, or that beside the folder of a part."""
+    folder = data_set.folder
+    above = [folder.above] if folder.above and part_of(folder.name) else []
+    told = _told(OWN, (folder, *above))
+    if told and not above and told.keys().isdisjoint(one.id for one in data_set.images):
+        raise DataError(
+            f"{folder.path / metadata.OWN.file} names none of the images there, such as {data_set.images[0].id!r}, but "
+            f"{next(iter(told))!r}; expected their files' names without suffix in the column id"
+        )
+    return [(one, told.get(one.id, {})) for one in data_set.images]
+
+
+def _told(layout: Layout, folders: Sequence[Folder]) -> dict[str, Mapping[str, str]]:
+    """What the tables in some folders say of each image, by its id; those in the first folder go before the others."""
+    told: dict[str, Mapping[str, str]] = {}
+    for table in layout.tables:
+        paths = [folder.path / name for folder in folders for name in matching(folder.files, table.file)]
+        if metadata.GROUP in table.columns:
+            if not paths:
+                raise DataError(
+                    f"{folders[0].path} holds HAM10000 images without {table.file}; it is needed, since it says which "
+                    "images show one lesion"
+                )
+            paths = paths[:1]
+        for path in paths:
+            for id, said in metadata.read(path, table).items():
+                told[id] = {**said, **told.get(id, {})}
+    return told

@@ -15,6 +15,7 @@ archives unpack. What is found follows these rules, so that no file is taken for
 - ``train``, ``val`` and ``test`` (``Training_set``, ``test-images``) in the path of a user's own images, the folder
   that is read included, are their part; the innermost counts. Of folders side by side, all name a part or none does.
 - ``images/`` without masks counts in the folder that is read and one below, not deeper.
+- ``metadata.csv`` beside a user's own images, or beside the folder of their part, says what is known of them.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Literal, cast
 
+from dermseg.data import metadata
 from dermseg.errors import DataError, InputError
 from dermseg.imaging import IMAGE_SUFFIXES
 
@@ -61,14 +63,14 @@ class Layout:
 
     Attributes:
         masks: Pattern by class.
-        metadata: Pattern of the table that names the lesions.
+        tables: What says more of the images.
     """
 
     source: str
     licence: str
     images: str = ""
     masks: Mapping[str, str] = field(default_factory=dict)
-    metadata: str | None = None
+    tables: tuple[metadata.Table, ...] = ()
 
 
 HAM10000 = Layout(
@@ -76,7 +78,7 @@ HAM10000 = Layout(
     licence=CC_BY_NC,
     images="HAM10000_images*/ISIC_*",
     masks={LESION: "HAM10000_segmentations_lesion_tschandl/{id}_segmentation"},
-    metadata="HAM10000_metadata*",
+    tables=(metadata.HAM10000,),
 )
 PUBLISHED = (
     Layout(
@@ -90,6 +92,7 @@ PUBLISHED = (
         licence=CC0,
         images="ISIC-2017_{part}_Data/ISIC_*",
         masks={LESION: "ISIC-2017_{part}_Part1_GroundTruth/{id}_segmentation"},
+        tables=metadata.ISIC2017,
     ),
     Layout(
         source="isic2018",
@@ -108,7 +111,7 @@ PUBLISHED = (
         masks={LESION: "IMD*/IMD*_lesion/{id}_lesion"},
     ),
 )
-OWN = Layout(source="plain", licence="not stated")
+OWN = Layout(source="plain", licence="not stated", tables=(metadata.OWN,))
 LAYOUTS = (*PUBLISHED, OWN)
 
 
@@ -125,13 +128,15 @@ class Folder:
         path: Where it is.
         below: The names of the folders from the one that is read to this one.
         part: What its name says, else that of the nearest folder above it, up to the one that is read.
+        above: The folder that it lies in; None for the one that is read.
         taken: Whether it belongs to a data set, so that no other is looked for in it.
     """
 
-    def __init__(self, path: Path, below: tuple[str, ...] = (), part: Part | None = None) -> None:
+    def __init__(self, path: Path, above: Folder | None = None) -> None:
         self.path = path
-        self.below = below
-        self.part = part_of(self.name) or part
+        self.above = above
+        self.below: tuple[str, ...] = (*above.below, path.name) if above else ()
+        self.part: Part | None = part_of(self.name) or (above.part if above else None)
         self.taken = False
 
     @property
@@ -161,7 +166,7 @@ class Folder:
     @cached_property
     def folders(self) -> list[Folder]:
         """The folders in it, by name."""
-        return [Folder(self.path / name, (*self.below, name), self.part) for name in self._names[0]]
+        return [Folder(self.path / name, self) for name in self._names[0]]
 
     @property
     def home(self) -> tuple[str, ...]:
@@ -381,5 +386,5 @@ def _owner(stem: str, ids: Set[str]) -> str | None:
 
 def _is_ham10000(folder: Folder, found: Sequence[Found]) -> bool:
     """Whether what looks like a user's own is a copy of HAM10000."""
-    named = "ham10000" in folder.name.lower() or matching(folder.files, HAM10000.metadata or "")
+    named = "ham10000" in folder.name.lower() or matching(folder.files, metadata.HAM10000.file)
     return bool(named) and all(one.part is None and _regex("ISIC_*").fullmatch(one.id) for one in found)

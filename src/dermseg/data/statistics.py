@@ -17,6 +17,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from dermseg import appearance
+from dermseg.appearance import LARGE, SIZE_CLASSES, TINY
 from dermseg.data import splits
 from dermseg.data.catalog import ATTRIBUTES, LESION, Sample
 from dermseg.errors import DataError, DermsegError
@@ -24,8 +25,6 @@ from dermseg.imaging import Photograph, open_image, read_mask
 from dermseg.parallel import in_order
 
 SIDE = 512
-SIZE_CLASSES = ("tiny", "medium", "large")
-TINY, LARGE = 0.05, 0.30
 CHANNELS = ("red", "green", "blue", "L*", "a*", "b*")
 ARTEFACTS = ("hair", "ruler", "vignette")
 COLUMNS = (

@@ -9,7 +9,8 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,6 +78,14 @@ class Chart:
     png: bytes
 
 
+@contextmanager
+def styled() -> Iterator[None]:
+    """Draw in the style of all charts."""
+    with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")  # of a name in a script this font lacks; browsers have it
+        yield
+
+
 def chart(
     name: str, title: str, alt: str, draw: Callable[[Figure], None], *, note: str = "", height: float = 3.4
 ) -> Chart:
@@ -90,13 +99,12 @@ def chart(
         note: How to read it.
         height: In inches; the width is the same for all charts.
     """
-    with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph")  # of a name in a script this font lacks; browsers have it
+    with styled():
         figure = Figure(figsize=(WIDTH, height), layout="constrained")
         FigureCanvasAgg(figure)
         draw(figure)
         png, svg = io.BytesIO(), io.StringIO()
-        figure.savefig(svg, format="svg", transparent=True, metadata={"Date": None})
+        figure.savefig(svg, format="svg", dpi=DPI, transparent=True, metadata={"Date": None})  # dpi: of clouds of dots
         figure.suptitle(title, fontsize=12)  # the page has it as a heading
         figure.savefig(png, format="png", dpi=DPI, facecolor="white")
     return Chart(name, title, alt, note, _for_page(svg.getvalue()), png.getvalue())
@@ -133,7 +141,7 @@ def histograms(
         for value in marks:
             place.axvline(value, color=INK, linestyle="--", linewidth=0.9)
         if len(values) > 1:
-            place.set_title(f"{_short(name)} (n = {len(own):,})", fontsize=10, loc="left", pad=3)
+            place.set_title(f"{short(name)} (n = {len(own):,})", fontsize=10, loc="left", pad=3)
         _percents(place.yaxis)
         place.yaxis.set_major_locator(MaxNLocator(3))
         place.grid(axis="y")
@@ -168,7 +176,7 @@ def boxes(
     )
     for box, colour in zip(drawn["boxes"], _cycle(colours, len(values)), strict=True):
         box.set(facecolor=colour, edgecolor=INK, alpha=0.85, linewidth=0.9)
-    place.set_yticks(range(1, len(values) + 1), [_short(name) for name in values])
+    place.set_yticks(range(1, len(values) + 1), [short(name) for name in values])
     place.invert_yaxis()
     place.set_xlim(left=0 if percent else None)
     place.grid(axis="x")
@@ -183,9 +191,9 @@ def bars(figure: Figure, table: pd.DataFrame, label: str, *, colours: Sequence[s
     thick = 0.8 / count
     for index, (column, colour) in enumerate(zip(table, _cycle(colours, count), strict=True)):
         at = np.arange(len(table)) + (index - (count - 1) / 2) * thick
-        drawn = place.barh(at, table[column], thick * 0.92, color=colour, label=_short(str(column)))
+        drawn = place.barh(at, table[column], thick * 0.92, color=colour, label=short(str(column)))
         place.bar_label(drawn, [_percent(share) for share in table[column]], padding=3, fontsize=9)
-    place.set_yticks(range(len(table)), [_short(str(name)) for name in table.index])
+    place.set_yticks(range(len(table)), [short(str(name)) for name in table.index])
     place.invert_yaxis()
     place.set_xlim(0, max(0.01, 1.18 * float(np.nanmax(table.to_numpy(np.float64)))))
     place.grid(axis="x")
@@ -208,7 +216,7 @@ def stacks(figure: Figure, table: pd.DataFrame, label: str, *, colours: Sequence
         names = [_percent(value) if value >= 0.09 else "" for value in share]
         place.bar_label(drawn, names, label_type="center", color=text, fontsize=9)
         left += share
-    place.set_yticks(range(len(table)), [_short(str(name)) for name in table.index])
+    place.set_yticks(range(len(table)), [short(str(name)) for name in table.index])
     place.invert_yaxis()
     place.set_xlim(0, 1)
     place.spines["left"].set_visible(False)
@@ -234,14 +242,14 @@ def pies(figure: Figure, table: pd.DataFrame) -> None:
         place.set_title(f"{name} (n = {counts.sum():,})", fontsize=10, pad=8)
     for place in axes:
         place.set_axis_off()
-    handles = [Patch(color=colour, label=_short(str(name))) for name, colour in zip(table, colours, strict=True)]
+    handles = [Patch(color=colour, label=short(str(name))) for name, colour in zip(table, colours, strict=True)]
     figure.legend(handles=handles, loc="outside lower center", ncols=2, handlelength=1)
 
 
 def matrix(figure: Figure, table: pd.DataFrame, shares: pd.DataFrame) -> None:
     """Draw a square table of counts, coloured by shares from 0 to 1."""
     place = figure.add_subplot()
-    names = [_short(str(name)) for name in table.index]
+    names = [short(str(name)) for name in table.index]
     edges = np.arange(len(names) + 1) - 0.5
     counts, colours = table.to_numpy(), shares.to_numpy(np.float64)
     place.pcolormesh(edges, edges, colours, cmap="Blues", vmin=0, vmax=1, edgecolors="white", linewidth=1)
@@ -269,7 +277,7 @@ def scatter(figure: Figure, sizes: Mapping[str, pd.DataFrame]) -> None:
     most = max(float(own["images"].max()) for own in sizes.values())
     for (name, own), colour in zip(sizes.items(), _cycle(COLOURS, len(sizes)), strict=True):
         area = 12 + 250 * own["images"] / most
-        place.scatter(own["width"], own["height"], area, color=colour, alpha=0.65, linewidths=0, label=_short(name))
+        place.scatter(own["width"], own["height"], area, color=colour, alpha=0.65, linewidths=0, label=short(name))
     furthest = 1.08 * max(float(own[["width", "height"]].to_numpy().max()) for own in sizes.values())
     place.plot([0, furthest], [0, furthest], color=INK, linewidth=0.7, linestyle=":")
     place.set(xlim=(0, furthest), ylim=(0, furthest), aspect="equal", ylabel="height, pixels")
@@ -316,7 +324,8 @@ def _percent(share: float) -> str:
     return "" if np.isnan(share) else f"{100 * share:.1f} %" if share < 0.0995 else f"{100 * share:.0f} %"
 
 
-def _short(name: str) -> str:
+def short(name: str) -> str:
+    """A name as it fits beside an axis, at most 24 letters."""
     text = "".join(letter if letter.isprintable() else "?" for letter in name.replace("_", " "))
     return text if len(text) <= 24 else f"{text[:23]}…"
 

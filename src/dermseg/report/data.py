@@ -13,15 +13,17 @@ from dermseg.data import statistics as tables
 from dermseg.data.catalog import LESION
 from dermseg.data.findings import KINDS, SEVERITIES, Finding
 from dermseg.data.statistics import Statistics
-from dermseg.imaging import make_folder, write_bytes
 from dermseg.report import sections
-from dermseg.report.page import Cell, Table, encode, render
+from dermseg.report.page import Cell, Page, Section, Table, count, encode, publish
 from dermseg.report.samples import attribute_tiles, lesion_tiles
-from dermseg.report.sections import Section
-from dermseg.report.sentences import count, stands_out
+from dermseg.report.sentences import stands_out
 
 PAGE = "index.html"
 MOST_ROWS = 1000  # of findings on the page; the CSV has them all
+NOTICE = (
+    "Pictures on this page are of the data sets described and under their licences: do not publish them without "
+    "reading these. Research software, not a medical device."
+)
 
 
 def write(
@@ -47,28 +49,19 @@ def write(
     Raises:
         InputError: If the folder cannot be written.
     """
-    shown = list(_sections(statistics, findings, seed))
-    files = _csv(statistics, findings)
     names = ", ".join(dict.fromkeys(statistics.images["source"])) or "the data"
-    page = render(
-        "data.html.j2",
+    page = Page(
         title=title,
         lead=f"What the images and masks of {names} are like, before anything is trained on them.",
         cards=_cards(statistics, findings),
+        text="",
         sentences=stands_out(statistics),
-        shown=shown,
-        sections=[("summary", "Summary"), *((section.id, section.title) for section in shown), ("files", "Files")],
-        files=list(files),
+        sections=list(_sections(statistics, findings, seed)),
+        notice=NOTICE,
         facts=[("Data hash (SHA-256)", statistics.content_hash)],
     )
-    target = Path(folder)
-    make_folder(target)
-    for name, text in files.items():
-        write_bytes(target / name, encode(text))
-    for chart in (chart for section in shown for chart in section.charts):
-        write_bytes(target / f"{chart.name}.png", chart.png)
-    write_bytes(target / PAGE, page)
-    return target / PAGE
+    files = {name: encode(text) for name, text in _csv(statistics, findings).items()}
+    return publish(page, folder, PAGE, files)
 
 
 def _cards(statistics: Statistics, findings: Sequence[Finding] | None) -> list[tuple[Cell, str]]:

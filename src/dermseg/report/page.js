@@ -6,8 +6,12 @@ for (const box of document.querySelectorAll(".table")) {
   const heads = [...box.querySelectorAll("th")];
   const text = (row, column) => row.cells[column].textContent.trim();
   const value = (word) => Number.parseFloat(word.replace(/,/g, ""));
+  const compare = (a, b, numbers, sign) => {
+    if (a === "–" || b === "–") return (a === "–") - (b === "–"); // what is missing comes last
+    return sign * (numbers ? value(a) - value(b) : a.localeCompare(b, "en", { numeric: true }));
+  };
   heads.forEach((head, column) => {
-    if (rows.length < 2) return;
+    if (rows.length < 2 || head.classList.contains("picture")) return;
     const button = document.createElement("button");
     button.type = "button";
     button.append(...head.childNodes);
@@ -16,12 +20,8 @@ for (const box of document.querySelectorAll(".table")) {
       const down = head.getAttribute("aria-sort") === "ascending";
       heads.forEach((other) => other.removeAttribute("aria-sort"));
       head.setAttribute("aria-sort", down ? "descending" : "ascending");
-      rows.sort((one, other) => {
-        const [a, b] = [text(one, column), text(other, column)];
-        const [x, y] = [value(a), value(b)];
-        const order = Number.isNaN(x) || Number.isNaN(y) ? a.localeCompare(b, "en", { numeric: true }) : x - y;
-        return down ? -order : order;
-      });
+      const numbers = head.classList.contains("n");
+      rows.sort((one, other) => compare(text(one, column), text(other, column), numbers, down ? -1 : 1));
       body.append(...rows);
     });
   });
@@ -46,3 +46,4 @@ for (const box of document.querySelectorAll(".table")) {
   form.addEventListener("submit", (event) => event.preventDefault());
   filter();
 }
+addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((part) => { part.open = true; }));

@@ -1,7 +1,7 @@
-"""The shell of a report: one HTML file with everything inside, read without a network and without JavaScript.
+"""A report: one HTML file with everything inside, read without a network and without JavaScript.
 
-Templates escape whatever they are given. A policy in the page's head forbids it to load anything and to run any script
-but its own, so that even a mistake in a template does no harm.
+Its template escapes whatever it is given. A policy in the page's head forbids it to load anything and to run any script
+but its own, so that even a mistake in the template does no harm.
 """
 
 from __future__ import annotations
@@ -9,16 +9,23 @@ from __future__ import annotations
 import base64
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from dermseg import __version__
+from dermseg.imaging import make_folder, write_bytes
+from dermseg.metrics import Interval
+
+if TYPE_CHECKING:
+    from dermseg.figures import Colour
+    from dermseg.report.charts import Chart
 
 HERE = Path(__file__).parent
 FEW_COLUMNS = 4  # that fit side by side on a phone
@@ -34,7 +41,17 @@ class Percent:
         return "–" if math.isnan(self.share) else f"{100 * self.share:.1f}\N{NO-BREAK SPACE}%"
 
 
-Cell = str | int | float | Percent | None
+@dataclass(frozen=True)
+class Picture:
+    """A picture inside a page: its address, size in pixels and text alternative."""
+
+    uri: str
+    width: int
+    height: int
+    alt: str
+
+
+Cell = str | int | float | Percent | Interval | Picture | None
 
 
 @dataclass(frozen=True)
@@ -44,7 +61,7 @@ class Table:
     Attributes:
         caption: What it holds; read aloud, and shown above it.
         columns: Their names.
-        rows: A cell for each column: a text or a number; None where there is none.
+        rows: A cell for each column: a text, a number or a picture; None where there is none.
         filters: Names of columns whose values can be chosen above the table, beside a search in its text.
         note: A sentence below it; may be empty.
     """
@@ -60,29 +77,138 @@ class Table:
         """Whether each row becomes a card on a narrow screen."""
         return len(self.columns) > FEW_COLUMNS
 
+    @property
+    def kinds(self) -> list[str]:
+        """What each column holds: "n" for numbers, "picture", or nothing for text."""
+        return [_kind([row[place] for row in self.rows]) for place in range(len(self.columns))]
+
     def choices(self, column: str) -> list[str]:
         """The values of a column, in their first order."""
         place = list(self.columns).index(column)
-        return list(dict.fromkeys(str(row[place]) for row in self.rows))
+        return list(dict.fromkeys(number(row[place]) for row in self.rows))
 
 
-def render(template: str, **values: object) -> bytes:
-    """Fill in a template of this package; every value is escaped.
+@dataclass(frozen=True)
+class Tile:
+    """A picture of a gallery, with its name and caption."""
+
+    picture: Picture
+    name: str
+    caption: str
+
+
+@dataclass(frozen=True)
+class Case:
+    """An image in several pictures side by side.
+
+    Attributes:
+        name: Its heading.
+        caption: A sentence or numbers.
+        pictures: Each with its title.
+        file: Of the same at full size, relative to the page.
+    """
+
+    name: str
+    caption: str
+    pictures: Sequence[tuple[str, Picture]]
+    file: str
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of a page: a heading with its anchor, a sentence, and what stands below, in this order.
+
+    Attributes:
+        id: The anchor.
+        title: The heading.
+        text: What it is about.
+        sentences: A list of plain findings.
+        charts: Three in a row on a desktop.
+        tables: Below the charts.
+        galleries: Of single pictures.
+        legend: Colours in the cases and what they mean.
+        cases: Images in several pictures.
+        details: Long texts, each folded under its title; HTML that is safe is `Markup`.
+    """
+
+    id: str
+    title: str
+    text: str
+    charts: Sequence[Chart] = ()
+    tables: Sequence[Table] = ()
+    galleries: Sequence[Sequence[Tile]] = ()
+    sentences: Sequence[str] = ()
+    legend: Sequence[tuple[Colour, str]] = ()
+    cases: Sequence[Case] = ()
+    details: Sequence[tuple[str, str]] = ()
+
+
+@dataclass(frozen=True)
+class Page:
+    """What a report shows; its summary stands first.
+
+    Attributes:
+        title: Its heading.
+        lead: A sentence below it.
+        cards: The main figures, each with what it counts.
+        text: The summary in words; may be empty.
+        sentences: What stands out.
+        sections: The rest.
+        notice: What must be known of the whole page; at its foot.
+        facts: Names and values at its foot.
+    """
+
+    title: str
+    lead: str
+    cards: Sequence[tuple[Cell, str]]
+    text: str
+    sentences: Sequence[str]
+    sections: Sequence[Section]
+    notice: str
+    facts: Sequence[tuple[str, str]] = ()
+
+
+def publish(page: Page, folder: str | Path, name: str, files: Mapping[str, bytes], written: Sequence[str] = ()) -> Path:
+    """Write a page, and beside it its charts as PNG and the files it lists.
 
     Args:
-        template: Its file's name; it extends ``page.html.j2``.
-        values: What it asks for.
+        page: What it shows.
+        folder: Where to write; made if it is missing.
+        name: Of the page's file.
+        files: Content by name.
+        written: Names of files that lie there already and are listed too.
 
     Returns:
-        The HTML file.
+        The page's file, written last.
+
+    Raises:
+        InputError: If the folder cannot be written.
+    """
+    target = Path(folder)
+    make_folder(target)
+    for file, content in files.items():
+        write_bytes(target / file, content)
+    for chart in (chart for section in page.sections for chart in section.charts):
+        write_bytes(target / f"{chart.name}.png", chart.png)
+    write_bytes(target / name, render(page, [*written, *files]))
+    return target / name
+
+
+def render(page: Page, files: Sequence[str] = ()) -> bytes:
+    """The HTML file of a page; every value is escaped.
+
+    Args:
+        page: What it shows.
+        files: Names of those beside it, which it lists.
     """
     script = (HERE / "page.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     html = (
         _environment()
-        .get_template(template)
+        .get_template("page.html.j2")
         .render(
-            **values,
+            page=page,
+            files=files,
             style=Markup((HERE / "page.css").read_text(encoding="utf-8")),
             script=Markup(script),
             script_hash=digest,
@@ -103,6 +229,11 @@ def data_uri(content: bytes, kind: str) -> str:
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
+def count(number: int, noun: str) -> str:
+    """A number with its noun: 1 error, 2,000 errors."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 def percent(share: float) -> str:
     """A share from 0 to 1 in per cent, one digit behind the point where it has one that counts; a dash for NaN."""
     if math.isnan(share):
@@ -112,19 +243,37 @@ def percent(share: float) -> str:
 
 
 def number(value: object) -> str:
-    """A cell as text: thousands apart, three significant digits, a dash where there is nothing."""
+    """A cell as text: thousands apart, small ones with three digits behind the point, a dash for nothing."""
+    if isinstance(value, Interval):
+        digits = 1 if value.high > 1 else 3  # a distance, or a share
+        text = f"{value.mean:.{digits}f} [{value.low:.{digits}f}, {value.high:.{digits}f}]"
+        return "–" if math.isnan(value.mean) else text.replace(" ", "\N{NO-BREAK SPACE}")
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "–"
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
     if isinstance(value, float):
-        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+        digits = 3 if abs(value) < 10 else 1 if abs(value) < 1000 else 0
+        return f"{value:,.{digits}f}"
     return str(value)
 
 
 def is_number(value: object) -> bool:
     """Whether a cell stands at the right of its column."""
-    return isinstance(value, int | float | Percent)
+    return isinstance(value, int | float | Percent | Interval)
+
+
+def is_picture(value: object) -> bool:
+    """Whether a cell is a picture."""
+    return isinstance(value, Picture)
+
+
+def _kind(cells: Sequence[Cell]) -> str:
+    """What the cells of a column are, less those that are empty."""
+    cells = [cell for cell in cells if cell is not None]
+    if cells and all(map(is_number, cells)):
+        return "n"
+    return "picture" if any(map(is_picture, cells)) else ""
 
 
 @cache
@@ -137,5 +286,5 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {"number": number}
-    environment.tests |= {"numeric": is_number}
+    environment.tests |= {"picture": is_picture}
     return environment

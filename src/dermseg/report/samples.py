@@ -3,33 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
+from dermseg.appearance import SIZE_CLASSES
 from dermseg.data.catalog import LESION, Sample
-from dermseg.data.statistics import SIZE_CLASSES, Statistics, lesions
+from dermseg.data.statistics import Statistics, lesions
 from dermseg.errors import DermsegError
 from dermseg.figures import LINE, PALETTE, Colour, outline
 from dermseg.imaging import encode_image, open_image, read_mask
-from dermseg.report.page import data_uri, percent
+from dermseg.report.page import Picture, Tile, data_uri, percent
 
 SIDE = 224
 TILES = 24
 TILES_PER_ATTRIBUTE = 2
-
-
-@dataclass(frozen=True)
-class Tile:
-    """A picture on the page: its address, size in pixels, text alternative, name and caption."""
-
-    uri: str
-    width: int
-    height: int
-    alt: str
-    name: str
-    caption: str
 
 
 def lesion_tiles(statistics: Statistics, seed: int = 0, tiles: int = TILES) -> list[Tile]:
@@ -89,11 +77,6 @@ def _tile(statistics: Statistics, place: int, name: str, colour: Colour) -> Tile
     if cover == cover:
         mask = cv2.resize(read_mask(sample.masks[name]).view(np.uint8) * 255, size, interpolation=cv2.INTER_AREA)
         picture = outline(picture, mask > 127, colour)
-    return Tile(
-        data_uri(encode_image(picture, "WEBP"), "image/webp"),
-        size[0],
-        size[1],
-        f"Image {sample.id} of {sample.source}, {share}",
-        sample.id,
-        f"{sample.source} · {share}",
-    )
+    uri = data_uri(encode_image(picture, "WEBP"), "image/webp")
+    alt = f"Image {sample.id} of {sample.source}, {share}"
+    return Tile(Picture(uri, *size, alt), sample.id, f"{sample.source} · {share}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
 
@@ -11,14 +10,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from dermseg.appearance import SKIN_TONE_LIMITS, SKIN_TONES
+from dermseg.appearance import LARGE, SIZE_CLASSES, SKIN_TONE_LIMITS, SKIN_TONES, TINY
 from dermseg.data import statistics as tables
 from dermseg.data.splits import SPLITS
-from dermseg.data.statistics import ARTEFACTS, CHANNELS, LARGE, SIZE_CLASSES, TINY, Statistics
+from dermseg.data.statistics import ARTEFACTS, CHANNELS, Statistics
 from dermseg.report import charts
 from dermseg.report.charts import COLOURS, Chart, chart, rows_height
-from dermseg.report.page import Cell, Percent, Table, percent
-from dermseg.report.samples import Tile
+from dermseg.report.page import Cell, Percent, Section, Table, percent
 
 Groups = dict[str, NDArray[np.float64]]
 
@@ -31,18 +29,6 @@ LEAST = {"hair": 0.01, "ruler": 0.0, "vignette": 0.01}
 """The share of an image above which it counts as one with hair, with a ruler, with a vignette."""
 BOX_NOTE = "Line: median; box: middle half of the images; whiskers: 5th to 95th percentile."
 SKIN_NOTE = "Estimated from uncalibrated images: light, camera and contact gel change it. It is no Fitzpatrick type."
-
-
-@dataclass(frozen=True)
-class Section:
-    """A part of the page: a heading with its anchor, a sentence, and what stands below."""
-
-    id: str
-    title: str
-    text: str
-    charts: Sequence[Chart] = ()
-    tables: Sequence[Table] = ()
-    galleries: Sequence[Sequence[Tile]] = ()
 
 
 def data_sets(statistics: Statistics) -> Section:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from dermseg.appearance import SKIN_TONES
+from dermseg.appearance import LARGE, SKIN_TONES, TINY
 from dermseg.data import statistics as tables
-from dermseg.data.statistics import CHANNELS, LARGE, TINY, Statistics
-from dermseg.report.page import percent
+from dermseg.data.statistics import CHANNELS, Statistics
+from dermseg.report.page import count, percent
 
 
 def stands_out(statistics: Statistics) -> list[str]:
@@ -20,11 +20,6 @@ def stands_out(statistics: Statistics) -> list[str]:
         *_attributes(statistics),
         *_looks(statistics),
     ]
-
-
-def count(number: int, noun: str) -> str:
-    """A number with its noun: 1 error, 2,000 errors."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def _files(statistics: Statistics) -> Iterator[str]:

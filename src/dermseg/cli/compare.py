@@ -1,0 +1,95 @@
+"""``dermseg compare``."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dermseg.cli.scoring import (
+    Data,
+    ProtocolChoice,
+    ProtocolOption,
+    Quarantine,
+    Sources,
+    Split,
+    Splits,
+    Subject,
+    choose,
+    protocols_of,
+)
+from dermseg.cli.segment import Device
+from dermseg.errors import extra
+
+GIVEN = "a bundle's name, folder or zip, several joined by commas as an ensemble, or a folder of masks."
+
+
+def compare(
+    one: Annotated[str, typer.Argument(metavar="A", help=f"What is compared: {GIVEN}")],
+    other: Annotated[str, typer.Argument(metavar="B", help="What it is compared with, likewise.")],
+    data: Data,
+    split: Split,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder of compare.html, comparison.json, differences.csv.")
+    ] = Path("comparison"),
+    source: Sources = None,
+    protocol: ProtocolOption = ProtocolChoice.all,
+    splits: Splits = None,
+    quarantine: Quarantine = None,
+    threshold_a: Annotated[float | None, typer.Option(help="In place of A's own.")] = None,
+    threshold_b: Annotated[float | None, typer.Option(help="In place of B's own.")] = None,
+    report: Annotated[bool, typer.Option("--report/--no-report", help="Write the page, with charts and cases.")] = True,
+    cases: Annotated[int, typer.Option(min=0, help="Images shown where B is better, and where A is.")] = 6,
+    device: Annotated[Device, typer.Option(help="auto is the CPU; cuda needs the extra 'train'.")] = Device.auto,
+) -> None:
+    """Say which of two is better on the same images, with paired 95 % intervals, a signed-rank test, and a report.
+
+    The verdict rests on the first protocol's ranking metric over all images.
+
+    Examples:
+    - `dermseg compare lesion runs/unet/bundle --data DATA --split test`
+    - `dermseg compare lesion masks-of-another-tool --data DATA --split test --source isic2017`
+    - `dermseg compare lesion lesion,runs/unet/bundle --data DATA --split test --protocol official --no-report`
+    - `dermseg compare lesion lesion --threshold-b 0.3 --data DATA --split tune`
+    """
+    with extra("a comparison", "evaluate"):
+        from dermseg import comparison, evaluation
+
+        if report:
+            from dermseg.report import comparison as page
+    from dermseg.cli.progress import progress_bar
+    from dermseg.imaging import make_folder, write_bytes
+
+    subjects = {name: Subject.of_either(given) for name, given in (("A", one), ("B", other))}
+    comparison.check_classes(*(subject.classes for subject in subjects.values()))
+    chosen = choose(data, source, split, splits, quarantine, subjects["A"].classes)
+    first = subjects["A"].open(chosen, device, threshold_a)
+    second = subjects["B"].open(chosen, device, threshold_b)
+    protocols = [name for name in protocols_of(protocol, first) if name in protocols_of(protocol, second)]
+    make_folder(output)
+    results = []
+    for side, predictor, given in (("A", first, one), ("B", second, other)):
+        with progress_bar(len(chosen.samples), f"scoring {side}") as advance:
+            result = evaluation.evaluate(
+                predictor,
+                chosen.samples,
+                data=str(data),
+                split=split,
+                protocols=protocols,
+                facts=report and side == "A",
+                progress=advance,
+            )
+        results.append(replace(result, name=given))  # two bundles may bear one name
+    found = comparison.compare(*results)
+    typer.echo(str(found))
+    if report:
+        written = page.write(found, output, predictors=(first, second), samples=chosen.samples, cases=cases)
+        typer.echo(f"\nreport: {written}", err=True)
+    else:
+        for name, content in found.files().items():
+            write_bytes(output / name, content)
+    typer.echo(f"per image: {output / comparison.TABLE}; everything: {output / comparison.DOCUMENT}", err=True)
+    if found.left_out:
+        raise typer.Exit(1)

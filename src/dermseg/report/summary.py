@@ -1,0 +1,113 @@
+"""The summary of an evaluation report: its main figures, and what stands out in plain sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from dermseg.evaluation import ALL, EvaluationResult, count_groups
+from dermseg.metrics import JACCARD_THRESHOLD
+from dermseg.report.page import Cell, Percent, count, number, percent
+from dermseg.report.scores import area_errors, counts, plain, words
+from dermseg.subgroups import Factor, remark
+
+MOST_GAPS = 5  # of subgroups, one a factor
+
+
+def cards(result: EvaluationResult) -> list[tuple[Cell, str]]:
+    """The main figures, each with what it is."""
+    if not result.images:
+        return [(0, "images"), (len(result.failures), "images without a score")]
+    protocol = result.protocols[0]
+    every = result.summaries["official"][ALL]
+    several = len(result.classes) > 1
+    prefix = "micro_" if several else ""
+    found: list[tuple[Cell, str]] = [
+        (
+            f"{every[name].mean:.3f}",
+            f"{'' if several else 'mean '}{words(name)}, {every[name].low:.3f} to {every[name].high:.3f}",
+        )
+        for name in (protocol.main, f"{prefix}{'sensitivity' if several else 'thresholded_jaccard'}", f"{prefix}dice")
+    ]
+    if not several:
+        found.append((Percent(_failing(result)), f"of images fail: Jaccard below {JACCARD_THRESHOLD}"))
+    else:
+        found.append((f"{every['macro_jaccard'].mean:.3f}", "macro Jaccard, the mean over classes"))
+    return [
+        *found,
+        (len(result.images), "images"),
+        (count_groups(result.images), "groups: lesions or patients, where known"),
+        (len(result.parts()) - 1, "data sets"),
+        (len(result.failures), "images without a score"),
+    ]
+
+
+def text(result: EvaluationResult) -> str:
+    """What was scored on what, and the main figure."""
+    if not result.images:
+        return "No image could be scored."
+    several = len(result.classes) > 1
+    value = result.summaries["official"][ALL][result.protocols[0].main]
+    sources = ", ".join(name for name in result.parts() if name != ALL)
+    of = "" if result.classes == ("lesion",) else f"of {', '.join(map(plain, result.classes))} "
+    scored = (
+        f"The masks {of}by {result.name} were compared with the truth on {count(len(result.images), 'image')} from "
+        f"{sources}, split {result.split}."
+    )
+    if several:
+        figure = f"Their micro Jaccard, the score of ISIC 2018 Task 2, is {number(value)} (in brackets: 95 % interval)."
+    else:
+        figure = (
+            f"Their mean Jaccard is {number(value)} (in brackets: 95 % interval). On {percent(_failing(result))} of "
+            f"images they fail, with a Jaccard below {JACCARD_THRESHOLD}."
+        )
+    return f"{scored} {figure}"
+
+
+def stands_out(result: EvaluationResult, factors: Sequence[Factor]) -> Iterator[str]:
+    """What a reader must not overlook, in sentences."""
+    if result.failures:
+        yield f"{count(len(result.failures), 'image')} could not be scored and are in no mean; see Not scored."
+    if not result.images:
+        return
+    counted = counts(result)
+    every = result.summaries["official"][ALL]
+    if len(result.classes) > 1:
+        jaccard = {name: every[f"jaccard_{name}"] for name in result.classes}
+        best, worst = (choose(jaccard, key=lambda name: jaccard[name].mean) for choose in (max, min))
+        yield (
+            f"Of the classes, {plain(best)} is outlined best (Jaccard {number(jaccard[best])}) and "
+            f"{plain(worst)} worst ({number(jaccard[worst])})."
+        )
+    for place, name in enumerate(result.classes):
+        own = counted[:, place]
+        shown = own[:, [0, 2]].sum(axis=1) > 0
+        empty = shown & (own[:, :2].sum(axis=1) == 0)
+        if empty.any():
+            yield (
+                f"Nothing was marked in {empty.sum():,} of {count(int(shown.sum()), 'image')} that show "
+                f"{plain(name)} ({percent(float(empty.sum() / shown.sum()))})."
+            )
+    if len(result.classes) == 1:
+        errors = area_errors(counted[:, 0])
+        if len(errors):
+            middle = float(np.median(errors))
+            yield (
+                f"The median {plain(result.classes[0])} is marked {percent(abs(middle))} too "
+                f"{'large' if middle > 0 else 'small'}; "
+                f"{percent(float((errors < -0.25).mean()))} are more than 25 % too small and "
+                f"{percent(float((errors > 0.25).mean()))} more than 25 % too large."
+            )
+    widest = []
+    for factor in factors:
+        gaps = [level for level in factor.compared if level.verdict == "shown"]
+        widest += sorted(gaps, key=lambda level: -abs(level.gap.mean))[:1]
+    for level in sorted(widest, key=lambda level: -abs(level.gap.mean))[:MOST_GAPS]:
+        yield level.sentence
+    if factors:
+        yield remark(factors)
+
+
+def _failing(result: EvaluationResult) -> float:
+    return float(np.mean([image.metrics["jaccard"] < JACCARD_THRESHOLD for image in result.images]))

@@ -1,0 +1,306 @@
+"""On which images a score is better or worse: facts of each image, and the score where they hold and where not."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from dermseg import appearance
+from dermseg.appearance import LARGE, SIZE_CLASSES, SKIN_TONES, TINY
+from dermseg.data.catalog import LESION, Sample
+from dermseg.data.metadata import KEYS
+from dermseg.errors import DermsegError
+from dermseg.imaging import read_mask
+from dermseg.metrics import Interval, bootstrap
+from dermseg.protocols import ImageScore, Mask, Masks, Protocol
+
+if TYPE_CHECKING:
+    from dermseg.evaluation import EvaluationResult
+
+HAIR = ("none", "some", "much")
+HAIR_LIMITS = (0.01, 0.08)  # shares of the image; a class reaches up to its limit
+AGES = ("under 30", "30 to 49", "50 to 69", "70 and over")
+AGE_LIMITS = (30, 50, 70)
+
+FEWEST_GROUPS = 20
+"""Lesions or patients in a subgroup, and beside it, below which nothing is said of it.
+
+Where 7 in 100 images fail, whichever they are, subgroups of 10 seem to differ from the others in 16 of 100 cases, of 20
+in 12, of 30 in 9 and of 50 in 7, mostly as better: few images may happen to hold no failure.
+"""
+CLOSE = 0.03
+"""A gap whose interval stays within this, on either side of 0, is too small to matter."""
+
+Verdict = Literal["shown", "unlikely", "unclear"]
+
+
+@dataclass(frozen=True)
+class Level:
+    """A subgroup: the images that are alike in one respect.
+
+    Attributes:
+        name: What they have in common, such as "tiny".
+        images: How many there are.
+        groups: How many lesions or patients they show.
+        metric: The protocol's main metric of them.
+        gap: That metric less the others', with the interval of the difference; the others are all other images of
+            which the factor is known. NaN where they or these are of fewer than `FEWEST_GROUPS` groups.
+        verdict: "shown" where the gap's interval lies on one side of 0, "unlikely" where all of it is within `CLOSE`
+            of 0, else "unclear".
+        sentence: The same in words.
+    """
+
+    name: str
+    images: int
+    groups: int
+    metric: Interval
+    gap: Interval
+    verdict: Verdict
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Factor:
+    """A respect in which images differ.
+
+    Attributes:
+        name: The fact's name, as in `ImageScore.facts`; or "source", the data set.
+        title: In words.
+        levels: At least two, in their natural order, or from the most to the fewest images.
+    """
+
+    name: str
+    title: str
+    levels: tuple[Level, ...]
+
+    @property
+    def compared(self) -> tuple[Level, ...]:
+        """The levels that are large enough to compare; one of two, which say the same."""
+        levels = tuple(level for level in self.levels if not math.isnan(level.gap.mean))
+        return levels[:1] if len(self.levels) == 2 else levels
+
+    @property
+    def summary(self) -> str:
+        """One line: the largest gap that is shown, else the largest that was measured."""
+        if not self.compared:
+            return f"{self.title}: too few images to compare."
+        largest = max(self.compared, key=lambda level: (level.verdict == "shown", abs(level.gap.mean)))
+        return f"{self.title}: {largest.sentence}"
+
+
+def facts_of(sample: Sample, prediction: Masks, truths: Mapping[str, Mask]) -> dict[str, str | float]:
+    """What is known of an image beside its scores, by name; without what is not known.
+
+    - `lesion_fraction`: the share of the image that the true lesion covers; `lesion_size`: its class, as
+      `appearance.SIZE_CLASSES`; `touches_border`: whether it reaches the image's edge, yes or no.
+    - `skin_tone` and `ita`: as `appearance.skin_tone` estimates them, where there is a true mask of the lesion.
+    - `hair`: none, some or much; `hair_fraction`: the share of the image that is hair, estimated; `ruler`: yes or no.
+    - `diagnosis`, `sex`, `age` (a band), `age_years` and `site`: what the data set's tables say.
+
+    Args:
+        sample: The image. Its lesion mask is read where `truths` are of structures in the lesion.
+        prediction: Gives the photograph and its size.
+        truths: (H, W) at the image's size, by class.
+    """
+    facts: dict[str, str | float] = {}
+    pixels, lesion = prediction.pixels, _lesion(sample, prediction.size, truths)
+    small = None
+    if lesion is not None:
+        share = facts["lesion_fraction"] = float(lesion.mean())
+        if share > 0:
+            facts["lesion_size"] = SIZE_CLASSES[(share >= TINY) + (share > LARGE)]
+            edges = lesion[0], lesion[-1], lesion[:, 0], lesion[:, -1]
+            facts["touches_border"] = _yes(any(edge.any() for edge in edges))
+        size = (pixels.shape[1], pixels.shape[0])
+        small = cv2.resize(lesion.view(np.uint8), size, interpolation=cv2.INTER_NEAREST).astype(np.bool_)
+    seen = appearance.look(pixels, small)
+    if lesion is not None and seen.skin_tone is not None:  # without a mask, the lesion would count as skin
+        facts |= {"skin_tone": seen.skin_tone.name, "ita": seen.skin_tone.ita}
+    facts |= {"hair": _class(seen.hair, HAIR_LIMITS, HAIR), "hair_fraction": seen.hair, "ruler": _yes(seen.ruler > 0)}
+    facts |= {key: sample.metadata[key] for key in KEYS if key in sample.metadata}
+    if "age" in facts:
+        years = float(facts["age"])
+        facts |= {"age": _class(years, AGE_LIMITS, AGES), "age_years": years}
+    return facts
+
+
+def subgroups(result: EvaluationResult) -> tuple[Factor, ...]:
+    """Compare the images that are alike in one respect with the others, by the first protocol's main metric.
+
+    The gap of a subgroup is its metric less that of the other images; its interval comes from resamples of all of
+    them, by groups, in each of which both are taken. Each respect is looked at by itself: a gap says where a score
+    differs, not why. `remark` says how many gaps chance alone would seem to show.
+
+    Returns:
+        The data set and each fact that takes at least two values, of images where it is known.
+    """
+    factors = (_factor(kind, result) for kind in _KINDS)
+    return tuple(factor for factor in factors if len(factor.levels) > 1)
+
+
+def remark(factors: Iterable[Factor]) -> str:
+    """Say how many comparisons were made, and how many of them would seem to show a gap by chance alone."""
+    levels = [level for factor in factors for level in factor.compared]
+    if not levels:
+        return "No subgroup is large enough to compare."
+    shown = sum(level.verdict == "shown" for level in levels)
+    return (
+        f"Of {_plural(len(levels), 'comparison')}, about {0.05 * len(levels):.1f} (5 %) would seem to show a gap by "
+        f"chance alone, somewhat more where subgroups are small; {shown} {'does' if shown == 1 else 'do'}."
+    )
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """How a factor is presented.
+
+    Attributes:
+        name: The fact's.
+        title: In words.
+        on: Goes after "on" in sentences, for a level's name.
+        order: Levels in their natural order; empty where there is none.
+        words: What stands in sentences for a level's name, where that would not do.
+    """
+
+    name: str
+    title: str
+    on: str
+    order: tuple[str, ...] = ()
+    words: Mapping[str, str] = field(default_factory=dict)
+
+
+_KINDS = (
+    _Kind("source", "data set", "images of {}"),
+    _Kind("diagnosis", "diagnosis", "lesions diagnosed as {}"),
+    _Kind("lesion_size", "lesion size", "{} lesions", SIZE_CLASSES),
+    _Kind(
+        "touches_border",
+        "lesion at the image's edge",
+        "lesions that {} the image's edge",
+        ("yes", "no"),
+        {"yes": "reach", "no": "do not reach"},
+    ),
+    _Kind(
+        "skin_tone",
+        "skin tone, estimated from uncalibrated images",
+        "skin whose tone, estimated from uncalibrated images, is {}",
+        SKIN_TONES,
+    ),
+    _Kind("hair", "hair, estimated", "images with {} hair", HAIR, {"none": "no"}),
+    _Kind("ruler", "ruler, estimated", "images {} a ruler", ("yes", "no"), {"yes": "with", "no": "without"}),
+    _Kind("sex", "sex", "{} patients"),
+    _Kind("age", "age", "patients aged {}", AGES),
+    _Kind("site", "site on the body", "lesions of the site {}"),
+)
+
+
+def _factor(kind: _Kind, result: EvaluationResult) -> Factor:
+    known = [(image, value) for image in result.images if (value := _value(image, kind.name)) is not None]
+    images, values = [image for image, _ in known], [value for _, value in known]
+    counts = Counter(values)
+    places = {name: place for place, name in enumerate(kind.order)}
+    names = sorted(counts, key=lambda name: (places.get(name, len(places)), -counts[name], name))
+    if len(names) < 2:
+        return Factor(kind.name, kind.title, ())
+
+    protocol = result.protocols[0]
+    members = {name: [image for image, value in known if value == name] for name in names}
+    groups = {name: _groups(own) for name, own in members.items()}
+    enough = [
+        name
+        for name in names
+        if groups[name] >= FEWEST_GROUPS and _groups(image for image, value in known if value != name) >= FEWEST_GROUPS
+    ]
+    gaps = _gaps(protocol, images, np.array(values)[:, None] == np.array(enough)) if enough else []
+    gap_of = dict(zip(enough, gaps, strict=True))
+    levels = []
+    for name, own in members.items():
+        gap = gap_of.get(name, Interval(math.nan, math.nan, math.nan))
+        count = f"{_count(len(own), groups[name])}, {_plural(len(images) - len(own), 'other')}"
+        on = f"{kind.on.format(kind.words.get(name, name))} ({count})"
+        verdict, sentence = _judge(protocol.main.replace("_", " ").replace("jaccard", "Jaccard"), on, gap)
+        metric = protocol.summarise(own)[protocol.main]
+        levels.append(Level(name, len(own), groups[name], metric, gap, verdict, sentence))
+    return Factor(kind.name, kind.title, tuple(levels))
+
+
+def _gaps(protocol: Protocol, images: Sequence[ImageScore], members: NDArray[np.bool_]) -> list[Interval]:
+    """The main metric of each level's images less that of the others, of who belongs to which level, (n, L)."""
+    statistics = protocol.statistics_of(images)
+    shape, count = statistics.shape[1:], len(images)
+    # Of each level's images, then of the others: how many they are, and their statistics.
+    sides = np.stack([members, ~members], axis=1).astype(np.float64)
+    weighed = np.column_stack([np.ones(count), statistics.reshape(count, -1)])
+
+    def main(means: NDArray[np.float64]) -> NDArray[np.float64]:
+        # Of that many groups, no resample is without.
+        return protocol.estimate((means[:, 1:] / means[:, :1]).reshape(-1, *shape))[protocol.main]
+
+    def estimate(means: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+        return {str(k): main(means[:, 0, k]) - main(means[:, 1, k]) for k in range(members.shape[1])}
+
+    joint = sides[..., None] * weighed[:, None, None, :]
+    return list(bootstrap(joint, estimate, [image.group for image in images]).values())
+
+
+def _judge(metric: str, on: str, gap: Interval) -> tuple[Verdict, str]:
+    """What a gap's interval shows, and the sentence that says so."""
+    first = metric[0].upper() + metric[1:]
+    if gap.low > 0 or gap.high < 0:
+        more = gap.low > 0
+        low, high = (gap.low, gap.high) if more else (-gap.high, -gap.low)
+        size = Interval(abs(gap.mean), low, high)
+        return "shown", f"{first} is {size} {'higher' if more else 'lower'} on {on} than on the others."
+    reach = max(-gap.low, gap.high)
+    if reach <= CLOSE:
+        return "unlikely", f"{first} shows no gap on {on}; one above {reach:.3f} is unlikely."
+    tell = f"Too few images to tell whether {metric} differs on {on}"
+    if math.isnan(gap.mean):
+        return "unclear", f"{tell}."
+    return "unclear", f"{tell}: the gap's interval reaches from {gap.low:z.3f} to {gap.high:z.3f}."
+
+
+def _groups(images: Iterable[ImageScore]) -> int:
+    return len({image.group for image in images})
+
+
+def _count(images: int, groups: int) -> str:
+    """Images with the lesions or patients they show, where these are fewer."""
+    text = _plural(images, "image")
+    return text if groups == images else f"{text} of {_plural(groups, 'lesion or patient', 'lesions or patients')}"
+
+
+def _plural(number: int, one: str, many: str | None = None) -> str:
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def _value(image: ImageScore, name: str) -> str | None:
+    value = image.source if name == "source" else image.facts.get(name)
+    return None if value is None else str(value)
+
+
+def _class(value: float, limits: tuple[float, ...], names: tuple[str, ...]) -> str:
+    """The class of a value, of which each but the last reaches up to its limit, without it."""
+    return names[sum(value >= limit for limit in limits)]
+
+
+def _yes(true: bool) -> str:
+    return "yes" if true else "no"
+
+
+def _lesion(sample: Sample, size: tuple[int, int], truths: Mapping[str, Mask]) -> Mask | None:
+    """The true mask of the lesion, also where structures in it are scored; None where none can be used."""
+    if LESION in truths or LESION not in sample.masks:
+        return truths.get(LESION)
+    try:
+        mask = read_mask(sample.masks[LESION])
+    except DermsegError:  # the scores do without it
+        return None
+    return mask if mask.shape == size else None
