@@ -218,7 +218,8 @@ def test_a_truth_of_another_size_is_a_failure_where_the_official_scorer_stops(tm
             "ISIC_0000002",
             "isic2018",
             "DataError",
-            "the image is 30 x 20 px but its mask 31 x 20; expected masks at their images' size",
+            f"{truth}/ISIC_0000002_segmentation.png is 31 x 20 px, its image 30 x 20; "
+            "expected masks at their images' size",
         ),
     )
 

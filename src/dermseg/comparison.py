@@ -337,9 +337,7 @@ def compare(one: EvaluationResult, other: EvaluationResult) -> Comparison:
         DataError: Their truths differ.
     """
     check_classes(one.classes, other.classes)
-    asked, others = (
-        Counter((each.source, each.id) for each in (*result.images, *result.failures)) for result in (one, other)
-    )
+    asked, others = _asked(one), _asked(other)
     if asked != others:
         raise InputError(
             f"A and B are not of the same images; only in A: {_some(asked - others)}; only in B: "
@@ -451,6 +449,12 @@ def _same_truth(one: ImageScore, other: ImageScore) -> bool:
     # True positives and false negatives; several classes have shares, which are rounded.
     areas, others = (np.asarray(image.statistics["official"])[:, [0, 2]].sum(axis=1) for image in (one, other))
     return bool(np.allclose(areas, others, rtol=1e-9, atol=1e-12))
+
+
+def _asked(result: EvaluationResult) -> Counter[tuple[str, str]]:
+    """The images that a result was asked for, scored or not."""
+    scored = [(image.source, image.id) for image in result.images]
+    return Counter(scored + [(failure.source, failure.id) for failure in result.failures])
 
 
 def _some(keys: Iterable[tuple[str, str]]) -> str:

@@ -329,7 +329,7 @@ def evaluate(
 
     def work(sample: Sample) -> tuple[ImageScore, bytes]:
         prediction = predictor(sample)
-        truths = _truths(sample, prediction)
+        truths = read_truths(sample, prediction.classes, prediction.size)
         return (
             _score(
                 sample,
@@ -393,24 +393,29 @@ def operating_point(
     return OperatingPoint(sensitivity, thresholds, len(result.images))
 
 
-def count_groups(images: Iterable[ImageScore]) -> int:
-    """How many different lesions or patients, as far as they are named, the images show."""
-    return len({image.group for image in images})
+def read_truths(sample: Sample, classes: Iterable[str], size: tuple[int, int]) -> dict[str, Mask]:
+    """The true mask of each class, (H, W), of an image of a size (height, width).
 
-
-def _truths(sample: Sample, prediction: Masks) -> dict[str, Mask]:
-    height, width = prediction.size
+    Raises:
+        DataError: There is no mask of a class, or it is of another size.
+        DermsegError: A file cannot be read.
+    """
     truths = {}
-    for name in prediction.classes:
+    for name in classes:
         if name not in sample.masks:
             raise DataError(f"no {name!r} mask to compare with, only {sorted(sample.masks)}")
         truth = truths[name] = read_mask(sample.masks[name])
-        if truth.shape != (height, width):
+        if truth.shape != size:
             raise DataError(
-                f"the image is {width} x {height} px but its mask {truth.shape[1]} x {truth.shape[0]}; "
+                f"{sample.masks[name]} is {truth.shape[1]} x {truth.shape[0]} px, its image {size[1]} x {size[0]}; "
                 "expected masks at their images' size"
             )
     return truths
+
+
+def count_groups(images: Iterable[ImageScore]) -> int:
+    """How many different lesions or patients, as far as they are named, the images show."""
+    return len({image.group for image in images})
 
 
 def _score(

@@ -14,7 +14,7 @@ from dermseg.errors import DataError, InputError
 
 if TYPE_CHECKING:
     from dermseg.data.catalog import Sample
-    from dermseg.figures import Mask, Picture
+    from dermseg.figures import Picture
     from dermseg.segmenter import Segmenter
 
 
@@ -85,6 +85,7 @@ def _numbered(index: int, chosen: Sequence[Sample], where: str) -> Sample:
 def _draw(sample: Sample, side: str, segmenter: Segmenter | None) -> Picture:
     """The image with all its masks; or with what a segmenter finds and the masks of that."""
     from dermseg import figures
+    from dermseg.evaluation import read_truths
     from dermseg.imaging import open_image
 
     if segmenter is None:
@@ -95,19 +96,5 @@ def _draw(sample: Sample, side: str, segmenter: Segmenter | None) -> Picture:
         photograph, pixels, classes = prediction.photograph, prediction.pixels, prediction.classes
         predicted, by = {name: prediction.mask_of(name) for name in classes}, f", bundle {prediction.bundle}"
     height, width = photograph.size
-    truths = _truths(sample, classes, photograph.size)
+    truths = read_truths(sample, [name for name in classes if name in sample.masks], photograph.size)
     return figures.case(pixels, predicted, truths, sample.id, f"{sample.source}, {side}, {width} x {height} px{by}")
-
-
-def _truths(sample: Sample, classes: Sequence[str], size: tuple[int, int]) -> dict[str, Mask]:
-    """The masks that there are, at the image's size."""
-    from dermseg.imaging import read_mask
-
-    truths = {name: read_mask(sample.masks[name]) for name in classes if name in sample.masks}
-    for name, truth in truths.items():
-        if truth.shape != size:
-            raise DataError(
-                f"{sample.masks[name]} is {truth.shape[1]} x {truth.shape[0]} px, its image {size[1]} x {size[0]}; "
-                "expected masks at their images' size"
-            )
-    return truths

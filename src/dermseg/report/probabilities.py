@@ -115,12 +115,8 @@ def _draw_ranked(result: EvaluationResult, summed: Numbers) -> Iterator[Chart]:
     def drawn(
         name: str, title: str, note: str, labels: tuple[str, str], lines: Sequence[Curve], **options: Any
     ) -> Chart:
-        defined = {
-            name: line
-            for name, line in zip(result.classes, lines, strict=True)
-            if np.isfinite([line.x, line.y]).all() and len(line.x)
-        }
-        draw = partial(curves.lines, curves=defined, labels=labels, **options)
+        own = dict(zip(result.classes, lines, strict=True))
+        draw = partial(curves.lines, curves=own, labels=labels, **options)
         return chart(name, title, f"{title} of the pixels of all images. {note}", draw, note=note, height=HEIGHT)
 
     yield drawn(

@@ -68,7 +68,7 @@ def text(result: EvaluationResult) -> str:
 def stands_out(result: EvaluationResult, factors: Sequence[Factor]) -> Iterator[str]:
     """What a reader must not overlook, in sentences."""
     if result.failures:
-        yield f"{count(len(result.failures), 'image')} could not be scored and are in no mean; see Not scored."
+        yield f"Not scored, and in no mean: {count(len(result.failures), 'image')}."
     if not result.images:
         return
     counted = counts(result)
