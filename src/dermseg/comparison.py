@@ -30,7 +30,7 @@ from scipy import stats
 
 from dermseg.data import tables
 from dermseg.errors import DataError, InputError, few
-from dermseg.evaluation import ALL, EvaluationResult, _align, _plain, count_groups
+from dermseg.evaluation import ALL, EvaluationResult, align, plain, count_groups
 from dermseg.metrics import Interval, bootstrap
 from dermseg.protocols import ImageScore, Protocol, ProtocolName
 
@@ -246,7 +246,7 @@ class Comparison:
                         *(signed(found[name][metric].difference) for name in alone),
                     ]
                 )
-            lines += ["", protocol.description, "", *_align(rows)]
+            lines += ["", protocol.description, "", *align(rows)]
         lines += ["", *self.notes]
         return "\n".join(lines)
 
@@ -470,9 +470,9 @@ def _called(result: EvaluationResult) -> str:
 
 def _document(difference: Difference) -> dict[str, Any]:
     return {
-        "A": _plain(asdict(difference.one)),
-        "B": _plain(asdict(difference.other)),
-        "difference": _plain(asdict(difference.difference)),
+        "A": plain(asdict(difference.one)),
+        "B": plain(asdict(difference.other)),
+        "difference": plain(asdict(difference.difference)),
         "higher_is_better": difference.higher_is_better,
         "favours": difference.favours,
         "images": asdict(difference.images) if difference.images else None,

@@ -162,7 +162,7 @@ class EvaluationResult:
         for protocol in self.protocols if parts else ():
             summary = self.summaries[protocol.name]
             rows = [[metric, *(str(summary[name][metric]) for name in parts)] for metric in protocol.names]
-            lines += ["", protocol.description, "", *_align([*counts, *rows])]
+            lines += ["", protocol.description, "", *align([*counts, *rows])]
         if not parts:
             lines += ["", "no image could be scored"]
         if self.failures:
@@ -224,7 +224,7 @@ class EvaluationResult:
                             "images": len(images),
                             "groups": count_groups(images),
                             "metrics": {
-                                metric: _plain(asdict(interval))
+                                metric: plain(asdict(interval))
                                 for metric, interval in self.summaries[protocol.name][name].items()
                             },
                         }
@@ -240,8 +240,8 @@ class EvaluationResult:
                     "group": image.group,
                     "width": image.size[1],
                     "height": image.size[0],
-                    "metrics": _plain(image.metrics),
-                    "facts": _plain(image.facts),
+                    "metrics": plain(image.metrics),
+                    "facts": plain(image.facts),
                 }
                 for image in self.images
             ],
@@ -445,14 +445,14 @@ def _score(
     )
 
 
-def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+def plain(values: Mapping[str, Any]) -> dict[str, Any]:
     """Values as JSON takes them, which has no NaN."""
     return {
         name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in values.items()
     }
 
 
-def _align(rows: Sequence[Sequence[str]]) -> list[str]:
+def align(rows: Sequence[Sequence[str]]) -> list[str]:
     """Lines of equal columns, two spaces apart."""
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
     return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]

@@ -85,11 +85,13 @@ def thumbnail(_sample: Sample, prediction: Masks, truths: Mapping[str, Mask]) ->
 
 def legend(classes: Sequence[str], *, errors: bool = True) -> list[tuple[Colour, str]]:
     """What the colours of outlines, and those of error maps, mean."""
-    wrong = [(MISSED, "missed"), (EXTRA, "too much")] if errors else []
     if len(classes) == 1:
-        return [(TRUTH, "truth"), (LINE, "prediction"), *wrong]
-    names = [(colour, name.replace("_", " ")) for colour, name in zip(_colours(len(classes)), classes, strict=True)]
-    return [*names, *wrong, *([(CONFUSED, "one missed, another too much")] if errors else [])]
+        wrong = [(MISSED, "missed"), (EXTRA, "too much")]
+        lines = [(TRUTH, "truth"), (LINE, "prediction")]
+    else:
+        wrong = [(MISSED, "error: missed"), (EXTRA, "error: too much"), (CONFUSED, "error: one for another")]
+        lines = [(colour, name.replace("_", " ")) for colour, name in zip(_colours(len(classes)), classes, strict=True)]
+    return [*lines, *wrong] if errors else lines
 
 
 def draw(predictor: Predictor, sample: Sample, title: str, subtitle: str) -> Drawing:

@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 from dermseg import figures, subgroups
 from dermseg.comparison import DOCUMENT, TABLE, Comparison, Difference, Side, differences, higher_is_better, signed
 from dermseg.data.catalog import Sample
-from dermseg.evaluation import ALL, Predictor, count_groups
+from dermseg.evaluation import ALL, Predictor, count_groups, read_truths
 from dermseg.figures import TRUTH, Panel
-from dermseg.imaging import read_mask
 from dermseg.protocols import ImageScore, Protocol
 from dermseg.report import cases as pictures
 from dermseg.report import charts
@@ -302,8 +301,8 @@ def _cases(
 
 def _draw_case(predictors: Sequence[Predictor], sample: Sample, title: str, subtitle: str) -> pictures.Drawing:
     """Predict an image again and draw it: photograph, truth, what A and what B predicts."""
-    truths = {name: read_mask(sample.masks[name]) for name in predictors[0].classes}
     predictions = [predictor(sample) for predictor in predictors]
+    truths = read_truths(sample, predictors[0].classes, predictions[0].size)
     sizes = []
     for side in (pictures.SIDE, SHEET_SIDE):
         views = [pictures.View.of(prediction, truths, side) for prediction in predictions]

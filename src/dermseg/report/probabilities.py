@@ -100,6 +100,7 @@ def _draw_thresholds(result: EvaluationResult, found: Curves) -> Iterator[Chart]
             f"{capital(title)} by threshold",
             f"Curves against the threshold from 0 to 1. {spoken}.",
             partial(curves.lines, curves=lines, labels=("threshold", "")),
+            note="Where nothing is marked, precision counts as 1." if title == "precision" else "",
             height=HEIGHT,
         )
 

@@ -26,6 +26,9 @@ MOST_FILTERS = 4
 MOST_SOURCES = 6  # drawn apart from one another
 AREA_ERRORS = np.linspace(-1, 1.5, 51)
 COLUMNS = ("jaccard", "dice", "sensitivity", "precision")
+Summaries = Mapping[str, Mapping[str, Interval]]
+"""Data set -> metric -> value and interval."""
+
 _WORDS = {
     "jaccard": "Jaccard",
     "dice": "Dice",
@@ -49,66 +52,80 @@ def words(metric: str) -> str:
 
 
 def by_protocol(result: EvaluationResult) -> Section:
-    """A table of each protocol: its metrics by data set; of several classes another by class, but for the official."""
+    """A table of each protocol: of one class its metrics by data set, of several also those of each class."""
     parts = result.parts()
     if len(parts) == 2:  # one data set, whose numbers those over all would only repeat
         del parts[ALL]
-    found = []
-    for protocol in result.protocols:
-        summaries = result.summaries[protocol.name]
-        several = len(protocol.classes) > 1
-        names = [name for name in protocol.names if not several or name.startswith(("micro_", "macro_"))]
-        rows: list[list[Cell]] = [[words(name), *(summaries[part][name] for part in parts)] for name in names]
-        columns = [f"{part}: {_size(images)}" for part, images in parts.items()]
-        found.append(Table(f"{capital(protocol.description)}.", ["metric", *columns], rows))
-        if several and protocol.name != "official":
-            caption = f"The same by class, {_size(result.images)}."
-            found.append(Table(caption, ["class", *map(words, protocol.metrics)], _class_rows(result, protocol)))
+    headings = {part: f"{part}: {_size(images)}" for part, images in parts.items()}
+    draw = _by_class if len(result.classes) > 1 else _by_metric
     text = (
         "Each table says how its numbers are taken and averaged; numbers of different tables must not be compared. "
         "In brackets: the 95 % interval. A group is a lesion or patient, or an image where neither is known."
     )
+    found = [draw(protocol, result.summaries[protocol.name], headings) for protocol in result.protocols]
     return Section("scores", "Scores", text, tables=found)
+
+
+def _by_metric(protocol: Protocol, summaries: Summaries, headings: Mapping[str, str]) -> Table:
+    """A row for each metric, a column for each data set."""
+    rows = [[words(name), *(summaries[part][name] for part in headings)] for name in protocol.names]
+    return Table(f"{capital(protocol.description)}.", ["metric", *headings.values()], rows)
+
+
+def _by_class(protocol: Protocol, summaries: Summaries, headings: Mapping[str, str]) -> Table:
+    """A column for each metric; rows for all classes in each data set, then for each class in all."""
+    rows: list[list[Cell]] = [
+        [f"{heading}, {average}", *(summaries[part][f"{average}_{metric}"] for metric in protocol.metrics)]
+        for part, heading in headings.items()
+        for average in (("micro", "macro") if protocol.micro else ("macro",))
+    ]
+    rows += [
+        [plain(name), *(summaries[ALL][f"{metric}_{name}"] for metric in protocol.metrics)] for name in protocol.classes
+    ]
+    note = "micro: of the counts of all classes; macro: the mean of the classes' own." if protocol.micro else ""
+    return Table(f"{capital(protocol.description)}.", ["of", *map(words, protocol.metrics)], rows, note=note)
 
 
 def by_class(result: EvaluationResult) -> Section:
     """The classes side by side: how well each is outlined, and whether it is told to be there at all."""
     official, ranking = result.protocols[0], result.protocol("ranking")
     every = result.summaries["official"][ALL]
-    present = counts(result)[:, :, [0, 2]].sum(axis=2) > 0
-    marked = counts(result)[:, :, [0, 1]].sum(axis=2) > 0
-    rows = _class_rows(result, official)
-    for name, row, shown, own in zip(result.classes, rows, present.T, marked.T, strict=True):
-        if ranking:
-            row.append(result.summaries["ranking"][ALL][f"presence_auc_{name}"])
-        row += [
-            int(shown.sum()),
-            *(Percent(float(own[which].mean()) if which.any() else math.nan) for which in (shown, ~shown)),
-        ]
-    columns = [
-        "class",
-        *map(words, official.metrics),
-        *(["presence, AUC"] if ranking else []),
-        "images that show it",
-        "marked where shown",
-        "marked where not",
-    ]
-    drawn = _intervals(
+    counted = counts(result)
+    present, marked = counted[:, :, [0, 2]].any(axis=2), counted[:, :, [0, 1]].any(axis=2)
+    chart_of = _intervals(
         "class_jaccard",
         "Jaccard by class",
         [
-            (name, shown, every[f"jaccard_{name}"], False)
-            for name, shown in zip(result.classes, present.sum(axis=0), strict=True)
+            (name, int(shown.sum()), every[f"jaccard_{name}"], False)
+            for name, shown in zip(result.classes, present.T, strict=True)
         ],
         every[official.main].mean,
         f"Jaccard; dashed: {words(official.main)} of all classes",
         note="n counts the images that show the class.",
     )
-    text = (
-        "Shares of the image's area are summed over images before a metric is taken. Presence: how well the highest "
-        "probability in an image tells whether the class is there at all."
+    outlined: list[list[Cell]] = []
+    told: list[list[Cell]] = []
+    for name, shown, own in zip(result.classes, present.T, marked.T, strict=True):
+        outlined.append([plain(name), *(every[f"{metric}_{name}"] for metric in official.metrics)])
+        shares = (float(own[which].mean()) if which.any() else math.nan for which in (shown, ~shown))
+        told.append([plain(name), int(shown.sum()), *map(Percent, shares)])
+        if ranking is not None:
+            told[-1].append(result.summaries["ranking"][ALL][f"presence_auc_{name}"])
+    columns = ["class", "images that show it", "marked where shown", "marked where not shown"]
+    note = ""
+    if ranking is not None:
+        columns.append("presence AUC")
+        note = "Presence AUC: how well the highest probability in an image tells whether the class is there."
+    return Section(
+        "classes",
+        "Classes",
+        "Shares of the image's area are summed over images before a metric is taken.",
+        [chart_of],
+        [
+            Table("How well each class is outlined", ["class", *map(words, official.metrics)], outlined),
+            Table("Whether each class is found at all", columns, told, note=note),
+        ],
     )
-    return Section("classes", "Classes", text, [drawn], [Table("Each class, all images", columns, rows)])
 
 
 def spread(result: EvaluationResult) -> Section:
@@ -281,11 +298,6 @@ def area_errors(counted: NDArray[np.float64]) -> NDArray[np.float64]:
     true = counted[:, [0, 2]].sum(axis=1)
     errors: NDArray[np.float64] = (counted[true > 0][:, 1] - counted[true > 0][:, 2]) / true[true > 0]
     return errors
-
-
-def _class_rows(result: EvaluationResult, protocol: Protocol) -> list[list[Cell]]:
-    every = result.summaries[protocol.name][ALL]
-    return [[plain(name), *(every[f"{metric}_{name}"] for metric in protocol.metrics)] for name in result.classes]
 
 
 def _intervals(
