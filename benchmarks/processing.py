@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from dermseg import evaluation
 from dermseg.data import catalog, splits
-from dermseg.processing import STEPS
 from dermseg.predictors import Model
+from dermseg.processing import STEPS
 from dermseg.segmenter import Segmenter
 from dermseg.training.recipes import load_recipe
 from dermseg.training.run import train

@@ -14,17 +14,18 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import cv2
 import numpy as np
-from dermseg.predictors import MaskFolder
 from isic_challenge_scoring import SegmentationScore
 
 from dermseg.data.catalog import CC0, LESION, Sample
 from dermseg.evaluation import EvaluationResult, evaluate
 from dermseg.imaging import encode_mask
 from dermseg.parallel import cores
+from dermseg.predictors import MaskFolder
 from dermseg.protocols import ProtocolName
 
 SIDE = 256
@@ -92,7 +93,7 @@ def main() -> None:
         )
         for workers in sorted({1, cores()}):
             for title, protocols in (("overlap", OVERLAP), ("overlap and distances", (*OVERLAP, "boundary"))):
-                taken = timed(lambda p=protocols, w=workers: ours(p, w), arguments.runs)
+                taken = timed(partial(ours, protocols, workers), arguments.runs)
                 print(
                     f"{title}, {workers} cores: {arguments.images / taken:.0f} images/s, "
                     f"peer / dermseg {peer / taken:.2f}"

@@ -418,7 +418,9 @@ def test_pooled_makes_one_confusion_matrix_of_all_pixels(tmp_path: Path, truths:
     assert {name: interval.mean for name, interval in summary.items()} == pytest.approx(
         {name: getattr(expected, name) for name in summary}, abs=1e-12
     )
-    assert sum(image.statistics["pooled"] for image in result.images).tolist() == [expected.counts.tolist()]
+    assert np.sum([image.statistics["pooled"] for image in result.images], axis=0).tolist() == [
+        expected.counts.tolist()
+    ]
 
 
 def test_soft_takes_probabilities_and_the_mean_over_images(tmp_path: Path, truths: list[NDArray[np.bool_]]) -> None:

@@ -30,7 +30,7 @@ from scipy import stats
 
 from dermseg.data import tables
 from dermseg.errors import DataError, InputError, few
-from dermseg.evaluation import ALL, EvaluationResult, align, plain, count_groups
+from dermseg.evaluation import ALL, EvaluationResult, align, count_groups, plain
 from dermseg.metrics import Interval, bootstrap
 from dermseg.protocols import ImageScore, Protocol, ProtocolName
 

@@ -86,7 +86,8 @@ class Pair:
     @cached_property
     def probability(self) -> NDArray[np.float32]:
         """(h, w) at the network's size, without the padding."""
-        return self._segmented.probabilities[self._place][self._segmented.geometry.content]
+        whole: NDArray[np.float32] = self._segmented.probabilities[self._place]
+        return whole[self._segmented.geometry.content]
 
     @cached_property
     def fitted(self) -> Mask:
@@ -106,6 +107,10 @@ class Pair:
     @property
     def _place(self) -> int:
         return self.prediction.classes.index(self.name)
+
+
+def _ratio(metric: str, statistics: Statistics) -> NDArray[np.float64]:
+    return score(metric, np.asarray(statistics, np.float64))
 
 
 @dataclass(frozen=True)
@@ -136,7 +141,7 @@ class Protocol:
     metrics: tuple[str, ...]
     summed: bool
     measure: Callable[[Pair], Statistics]
-    score: Callable[[str, Statistics], NDArray[np.float64]] = score
+    score: Callable[[str, Statistics], NDArray[np.float64]] = _ratio
     prefix: str = ""
     per_image: bool = True
     micro: bool = True
@@ -249,7 +254,7 @@ def protocol_for(name: ProtocolName, classes: Sequence[str], input_size: int | N
             place = "the truth's size" if input_size is None else f"{input_size} px"
             text = f"pooled: compared at {place}, pixels summed over images, {_INTERVAL}"
             count = _count_pixels if input_size is None else _count_fitted
-            metrics = _OVERLAP if several else _DECISION
+            metrics: tuple[str, ...] = _OVERLAP if several else _DECISION
             return Protocol(name, text, classes, metrics, True, count, prefix="pooled_", per_image=False)
         case "soft":
             averaged = "summed over images" if several else "mean over images"
@@ -261,8 +266,18 @@ def protocol_for(name: ProtocolName, classes: Sequence[str], input_size: int | N
         case "ranking":
             text = f"ranking: pixels by probability at {input_size} px, summed over images, {_INTERVAL}"
             metrics = ranking.METRICS + (("presence_auc",) if several else ())
-            measured = {"measure": _levels, "score": ranking.score, "length": ranking.LENGTH}
-            return Protocol(name, text, classes, metrics, True, **measured, per_image=False, micro=False)
+            return Protocol(
+                name,
+                text,
+                classes,
+                metrics,
+                True,
+                _levels,
+                ranking.score,
+                per_image=False,
+                micro=False,
+                length=ranking.LENGTH,
+            )
         case _:
             raise InputError(f"there is no protocol {name!r}; choose from: {', '.join(PROTOCOLS)}")
 

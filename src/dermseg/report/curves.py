@@ -104,7 +104,7 @@ def cloud(
             *(x, y),
             16,
             color=COLOURS[index % len(COLOURS)],
-            alpha=0.6,
+            alpha=0.75,
             linewidths=0,
             label=short(name),
             rasterized=True,

@@ -243,7 +243,7 @@ def percent(share: float) -> str:
 
 
 def number(value: object) -> str:
-    """A cell as text: thousands apart, small ones with three digits behind the point, a dash for nothing."""
+    """A cell as text: thousands apart, shares with three digits behind the point, a dash for nothing."""
     if isinstance(value, Interval):
         digits = 1 if value.high > 1 else 3  # a distance, or a share
         text = f"{value.mean:.{digits}f} [{value.low:.{digits}f}, {value.high:.{digits}f}]"
@@ -253,7 +253,7 @@ def number(value: object) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
     if isinstance(value, float):
-        digits = 3 if abs(value) < 10 else 1 if abs(value) < 1000 else 0
+        digits = 3 if abs(value) <= 1 else 1 if abs(value) < 1000 else 0
         return f"{value:,.{digits}f}"
     return str(value)
 

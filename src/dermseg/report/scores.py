@@ -68,7 +68,7 @@ def by_protocol(result: EvaluationResult) -> Section:
 
 def _by_metric(protocol: Protocol, summaries: Summaries, headings: Mapping[str, str]) -> Table:
     """A row for each metric, a column for each data set."""
-    rows = [[words(name), *(summaries[part][name] for part in headings)] for name in protocol.names]
+    rows: list[list[Cell]] = [[words(name), *(summaries[part][name] for part in headings)] for name in protocol.names]
     return Table(f"{capital(protocol.description)}.", ["metric", *headings.values()], rows)
 
 
@@ -91,13 +91,13 @@ def by_class(result: EvaluationResult) -> Section:
     official, ranking = result.protocols[0], result.protocol("ranking")
     every = result.summaries["official"][ALL]
     counted = counts(result)
-    present, marked = counted[:, :, [0, 2]].any(axis=2), counted[:, :, [0, 1]].any(axis=2)
+    present, marked = (counted[:, :, [0, other]].sum(axis=2).T > 0 for other in (2, 1))  # (K, n)
     chart_of = _intervals(
         "class_jaccard",
         "Jaccard by class",
         [
             (name, int(shown.sum()), every[f"jaccard_{name}"], False)
-            for name, shown in zip(result.classes, present.T, strict=True)
+            for name, shown in zip(result.classes, present, strict=True)
         ],
         every[official.main].mean,
         f"Jaccard; dashed: {words(official.main)} of all classes",
@@ -105,7 +105,7 @@ def by_class(result: EvaluationResult) -> Section:
     )
     outlined: list[list[Cell]] = []
     told: list[list[Cell]] = []
-    for name, shown, own in zip(result.classes, present.T, marked.T, strict=True):
+    for name, shown, own in zip(result.classes, present, marked, strict=True):
         outlined.append([plain(name), *(every[f"{metric}_{name}"] for metric in official.metrics)])
         shares = (float(own[which].mean()) if which.any() else math.nan for which in (shown, ~shown))
         told.append([plain(name), int(shown.sum()), *map(Percent, shares)])
@@ -259,11 +259,11 @@ def every_image(result: EvaluationResult, ordered: Sequence[ImageScore], factors
     columns["id"] = [image.id for image in shown]
     for metric in _metrics_of_an_image(result):
         columns[words(metric).removesuffix(", px")] = [image.metrics[metric] for image in shown]
+    if any("lesion_fraction" in image.facts for image in shown):
+        columns["lesion, share"] = [Percent(float(image.facts.get("lesion_fraction", math.nan))) for image in shown]
     for factor in factors:
         values = [image.source if factor.name == "source" else image.facts.get(factor.name) for image in shown]
         columns[factor.title.removesuffix(" from uncalibrated images")] = list(values)
-    if any("lesion_fraction" in image.facts for image in shown):
-        columns["lesion, share"] = [Percent(float(image.facts.get("lesion_fraction", math.nan))) for image in shown]
     choices = {name: {cell for cell in cells if isinstance(cell, str)} for name, cells in columns.items()}
     filters = [name for name, own in choices.items() if 1 < len(own) <= MOST_CHOICES and name != "id"][:MOST_FILTERS]
     text = "The worst first."
