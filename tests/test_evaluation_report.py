@@ -18,6 +18,7 @@ import pytest
 
 from dermseg import evaluation, subgroups
 from dermseg.bundle import Bundle, model_card
+from dermseg.data import catalog
 from dermseg.data.catalog import LESION, Sample
 from dermseg.errors import BrokenImageError, InputError
 from dermseg.evaluation import ALL, EvaluationResult, Failure, OperatingPoint, Predictor, evaluate
@@ -326,6 +327,17 @@ def test_a_real_bundle_from_end_to_end(dark_bundle: Bundle, samples: list[Sample
     assert "Finds what is dark." in text
     assert scored.content_hash in text
     assert "chosen" not in text or "tune" in text
+
+
+def test_photographs_as_they_come_from_the_camera(data_folder: Path, tmp_path: Path) -> None:
+    samples = catalog.read(data_folder / "fullsize")[:4]
+    model = Model(Segmenter(threads=1))
+    scored = score(model, samples, "official", facts=False)
+    assert all(400 < len(image.thumbnail) < 3000 for image in scored.images)
+    written = write(scored, tmp_path, predictor=model, samples=samples, cases=2)
+    assert written.stat().st_size < 600_000
+    assert len(list((tmp_path / "worst").iterdir())) == 2
+    assert f"mean Jaccard is {scored.summaries['official'][ALL]['jaccard']}" in plain(Page(written).text)
 
 
 def test_thumbnails_are_small_and_show_both_outlines(predictor: Blurred, samples: list[Sample]) -> None:

@@ -75,7 +75,7 @@ def compare(
             result = evaluation.evaluate(
                 predictor,
                 chosen.samples,
-                data=str(data),
+                data=data.resolve().name,
                 split=split,
                 protocols=protocols,
                 facts=report and side == "A",

@@ -93,7 +93,7 @@ def evaluate(
         result = evaluation.evaluate(
             predictor,
             chosen.samples,
-            data=str(data),
+            data=data.resolve().name,
             split=split,
             protocols=protocols_of(ProtocolChoice.all, predictor) if report else printed,
             facts=report,

@@ -73,7 +73,7 @@ def thumbnail(_sample: Sample, prediction: Masks, truths: Mapping[str, Mask]) ->
         truths: (H, W) by class; of several the outline is of all of them together.
 
     Returns:
-        A WebP file of about 2 kB, its longer side 96 pixels.
+        A WebP file of one or two kB, its longer side 96 pixels.
     """
     view = View.of(prediction, truths, 2 * THUMBNAIL)  # drawn twice as large, so that lines become fine
     drawn = view.pixels
@@ -132,7 +132,7 @@ def write(
     cases = []
     for rank, (image, caption) in enumerate(images, 1):
         name = f"{rank}. {image.id}"
-        drawn = attempt(lambda sample: drawing(sample, name, caption), sample_of[image.source, image.id])  # noqa: B023
+        drawn = attempt(lambda of: drawing(*of), (sample_of[image.source, image.id], name, caption))
         if isinstance(drawn, DermsegError):
             continue
         panels, sheet = drawn

@@ -246,8 +246,8 @@ def number(value: object) -> str:
     """A cell as text: thousands apart, shares with three digits behind the point, a dash for nothing."""
     if isinstance(value, Interval):
         digits = 1 if value.high > 1 else 3  # a distance, or a share
-        text = f"{value.mean:.{digits}f} [{value.low:.{digits}f}, {value.high:.{digits}f}]"
-        return "–" if math.isnan(value.mean) else text.replace(" ", "\N{NO-BREAK SPACE}")
+        ends = f"[{value.low:.{digits}f},\N{NO-BREAK SPACE}{value.high:.{digits}f}]"
+        return "–" if math.isnan(value.mean) else f"{value.mean:.{digits}f} {ends}"
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "–"
     if isinstance(value, int) and not isinstance(value, bool):
