@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 from typer.testing import CliRunner, Result
 
+from dermseg import ranking
 from dermseg.bundle import Bundle
 from dermseg.cli.main import app
 from dermseg.comparison import LEAST_GROUPS, Comparison, compare, signed, signed_rank
@@ -374,6 +375,49 @@ def test_images_without_a_score_are_left_out_and_named() -> None:
         compare(failed(one, *(f"i{place}" for place in range(9))), other)
 
 
+def ranked(name: str, probability: float, truth: bool) -> EvaluationResult:
+    """Of images whose truth is everything or nothing, so that areas under curves are not defined."""
+    protocols = tuple(protocol_for(protocol, ("lesion",), 64) for protocol in ("ranking", "official"))
+    statistics = {
+        "ranking": ranking.measure(np.full((8, 8), probability, np.float32), np.full((8, 8), truth))[None],
+        "official": np.array([[64.0, 0, 0, 0] if truth else [0, 0, 0, 64.0]]),
+    }
+    metrics = dict.fromkeys(protocols[1].names, 1.0)
+    images = tuple(ImageScore(f"i{n}", "plain", f"i{n}", (8, 8), statistics, metrics) for n in range(7))  # type: ignore[arg-type]
+    return EvaluationResult(name, "DATA", SPLIT, protocols, images, content_hash="same")
+
+
+def test_what_is_not_defined_is_said_to_be_so(drawn: Path, tmp_path: Path) -> None:
+    found = compare(ranked("A", 0.9, True), ranked("B", 0.6, True))
+    text = str(found)
+    assert "nan" not in text.lower()
+    assert re.search(r"auc_roc +not defined +not defined +not defined", text)
+    assert found.verdict == "no verdict: auc roc is not defined on these images"
+    _, (one, other), samples = compared(drawn)
+    page = Page(report.write(found, tmp_path, predictors=(one, other), samples=samples, cases=0))
+    assert not re.search(r"\bnan\b", page.text.lower())
+    assert "– B − A, which is not defined on these images" in page.text
+    assert "area under the ROC curve – – – –" in page.text
+    defined = sum(each.defined for parts in found.differences.values() for each in parts[ALL].values())
+    assert defined == 2 + 7
+    assert f"Of {defined} metrics over all images" in page.text
+
+
+def test_an_image_in_two_data_sets_is_compared_once() -> None:
+    one, other = (result_of(name, counts_of(np.linspace(0.5, last, 9))) for name, last in (("A", 0.8), ("B", 0.9)))
+    alone = compare(one, other)
+    doubled = [
+        replace(of, images=(*of.images, *(replace(image, source="ph2") for image in of.images[:4])))
+        for of in (one, other)
+    ]
+    found = compare(doubled[0], doubled[1])
+    assert found.test == alone.test
+    assert found.decisive == alone.decisive
+    assert "9 images of 9 groups" in str(found)
+    assert list(found.differences["official"]) == ["isic2017", "ph2", ALL]
+    assert len(found.files()["differences.csv"].splitlines()) == 1 + 13
+
+
 # --- what is written -----------------------------------------------------------------------------------
 
 
@@ -505,6 +549,9 @@ def test_the_page_stands_alone_and_escapes_names(written: Path) -> None:
     for _, attributes in page.elements:
         for name in ("src", "href", "xlink:href"):
             assert not re.match(r"\s*(\w+:)?//", attributes.get(name, "")), attributes
+    kinds = [cell.get("class") for cell in page.all("td") if cell.get("data-label") == "B − A"]
+    assert len(kinds) > 10
+    assert set(kinds) == {"n"}  # so that they sort as numbers
     names = {path.name for path in written.parent.iterdir()}
     assert {"compare.html", "comparison.json", "differences.csv", "differences.png", "scatter.png"} <= names
 
@@ -550,7 +597,7 @@ def test_the_command_says_what_it_left_out(drawn: Path, tmp_path: Path) -> None:
     done = run("compare", drawn / "exact", masks, *options)
     assert done.exit_code == 1
     assert "7 images of 7 groups" in done.output
-    assert re.search("Left out, for A or B has no score of them: 1 images.\nB: .*a3.png is 9 x 9 px", done.output)
+    assert re.search("Left out, for A or B has no score of them: 1 image.\nB: .*a3.png is 9 x 9 px", done.output)
 
 
 def test_the_command_explains_what_it_cannot_compare(drawn: Path, tmp_path: Path) -> None:

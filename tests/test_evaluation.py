@@ -23,6 +23,7 @@ from sklearn.metrics import roc_auc_score
 
 from dermseg import boundary, ranking, synthetic
 from dermseg.bundle import CARD, ONNX, WEIGHTS, Bundle, write
+from dermseg.data import catalog
 from dermseg.data.catalog import Sample
 from dermseg.errors import BrokenImageError, DermsegError, InputError
 from dermseg.evaluation import ALL, EvaluationResult, Failure, evaluate, operating_point
@@ -594,7 +595,7 @@ def test_errors_that_are_not_the_users_are_not_swallowed(monkeypatch: pytest.Mon
     def broken_code(path: Path) -> NDArray[np.bool_]:
         raise RuntimeError("a fault of ours")
 
-    monkeypatch.setattr("dermseg.evaluation.read_mask", broken_code)
+    monkeypatch.setattr("dermseg.evaluation.read_true_mask", broken_code)
     item = sample("image", Path("truth.png"))
     with pytest.raises(RuntimeError, match=r"^a fault of ours$"):
         evaluate(Replay({"image": disc(20, 30, 15, 10, 6)}), [item], data="drawn", split="test")
@@ -818,7 +819,30 @@ def test_the_operating_point_is_the_highest_that_finds_enough(tmp_path: Path, tr
 
     (threshold,) = point.thresholds
     assert sensitivity(threshold) >= 0.9 > sensitivity(threshold + 0.01)
-    assert (point.sensitivity, point.images) == (0.9, 4)
+    assert (point.sensitivity, point.images) == (0.9, (4,))
+    assert point.reached[0] == pytest.approx(sensitivity(threshold))
+
+
+def test_an_operating_point_tells_what_was_not_reached(tmp_path: Path) -> None:
+    """Of one class no threshold finds enough; the other is in no image."""
+    truth = disc(16, 16, 8, 8, 5)
+    prediction = predicted(truth, ("globules", "streaks"))
+    prediction.probabilities[0] = np.where(truth & (np.arange(16) < 8), 0.9, 0)
+    masks = {"globules": save(tmp_path / "one.png", truth), "streaks": save(tmp_path / "none.png", truth & False)}
+    point = operating_point(Replay({"1": prediction}, ("globules", "streaks")), [sample("1", masks)], 0.95)
+    assert point.thresholds == (0.01, 0.01)
+    assert point.reached[0] == pytest.approx((truth & (np.arange(16) < 8)).sum() / truth.sum())
+    assert point.reached[1] is None
+    assert point.images == (1, 0)
+
+
+def test_an_image_of_two_data_sets_counts_once_over_all() -> None:
+    result = result_of(("1", "isic2017", "1", 0.2), ("2", "isic2017", "2", 0.6), ("1", "isic2018", "1", 0.9))
+    summary = result.summaries["official"]
+    assert summary["isic2018"]["dice"].mean == 0.9
+    assert summary[ALL]["dice"].mean == pytest.approx(0.4)
+    assert [(image.id, image.source) for image in result.distinct] == [("1", "isic2017"), ("2", "isic2017")]
+    assert "in 'all' an image that stands in several data sets counts once (1 left out)" in str(result)
 
 
 def test_the_hash_tells_truths_apart(tmp_path: Path) -> None:
@@ -898,6 +922,66 @@ def test_the_command_lists_masks_that_do_not_fit(cli: Cli, tmp_path: Path) -> No
     assert run.stderr.count("\n") == 1
     assert "masks lacks 12 of 14 masks: " in run.stderr
     assert "2 more" in run.stderr
+
+
+def test_a_photograph_that_cannot_be_shown_costs_no_score(tmp_path: Path) -> None:
+    mask = disc(20, 30, 15, 10, 6)
+
+    class Broken(Masked):
+        @property
+        def pixels(self) -> NDArray[np.uint8]:
+            raise BrokenImageError("1.jpg is truncated")
+
+    class Folder(Replay):
+        def __call__(self, sample: Sample) -> Masked:
+            return Broken({"lesion": mask})
+
+    item = sample("1", save(tmp_path / "truth.png", mask))
+    result = evaluate(Folder({}), [item], data="drawn", split="test", facts=True)
+    assert result.images[0].metrics["jaccard"] == 1
+    assert result.images[0].facts == {}
+
+
+def test_the_command_takes_masks_of_other_classes(cli: Cli, tmp_path: Path) -> None:
+    """Attributes by the names of most files, or whatever --classes says."""
+    truth = disc(30, 40, 20, 15, 8)
+    for index in range(2):
+        save(tmp_path / "own" / "images" / f"a{index}.png", np.zeros((30, 40), np.uint8))
+        save(tmp_path / "ISIC2018_Task1-2_Training_Input" / f"ISIC_000000{index}.png", np.zeros((30, 40), np.uint8))
+        save(tmp_path / "own" / "masks" / f"a{index}_hair.png", truth)
+        save(tmp_path / "hair" / f"a{index}_hair.png", truth)
+        for name in catalog.ATTRIBUTES:
+            folder = tmp_path / "ISIC2018_Task2_Training_GroundTruth_v3"
+            save(folder / f"ISIC_000000{index}_attribute_{name}.png", truth)
+            save(tmp_path / "attributes" / f"ISIC_000000{index}_{name}.png", truth)
+    common = ["--split", "all", "--no-report"]
+    run = cli("evaluate", "--predictions", "attributes", "--data", ".", "--source", "isic2018", *common)
+    assert run.returncode == 0, run.stderr
+    assert "micro_jaccard" in run.stdout
+    run = cli("evaluate", "--predictions", "hair", "--classes", "hair", "--data", "own", *common)
+    assert run.returncode == 0, run.stderr
+    assert [line.split()[1] for line in run.stdout.splitlines() if line.startswith("jaccard")] == ["1.000"]
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (["--predictions", "masks", "--protocol", "soft"], 1, "the protocol 'soft' needs probabilities"),
+        (["--predictions", "masks", "--output", "masks"], 1, "--output is masks, which holds what is scored"),
+        (["--ensemble", "lesion"], 2, "an ensemble is of two bundles or more"),
+        (["--ensemble", "lesion,"], 1, "'lesion,' lacks a name"),
+        (["--pdf", "--no-report"], 2, "--pdf prints the report"),
+        (["--classes", "hair"], 2, "--classes tells what --predictions show"),
+    ],
+)
+def test_the_command_refuses_options_that_contradict(
+    cli: Cli, tmp_path: Path, options: list[str], code: int, message: str
+) -> None:
+    synthetic.write_dataset(tmp_path / "data", 2, size=(64, 96))
+    shutil.copytree(tmp_path / "data" / "masks", tmp_path / "masks")
+    run = cli("evaluate", *options, "--data", "data", "--split", "all")
+    assert (run.returncode, run.stdout) == (code, "")
+    assert message in " ".join(run.stderr.replace("│", " ").split())
 
 
 def test_the_command_refuses_two_things_to_score(cli: Cli, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 import pytest
 
-from dermseg import evaluation, subgroups
+from dermseg import evaluation, metrics, ranking, subgroups
 from dermseg.bundle import Bundle, model_card
 from dermseg.data import catalog
 from dermseg.data.catalog import LESION, Sample
@@ -26,8 +26,8 @@ from dermseg.figures import EXTRA, LINE, MISSED, PALETTE, TRUTH
 from dermseg.imaging import Geometry, encode_image, encode_mask, open_image, read_mask
 from dermseg.metrics import Interval
 from dermseg.predictors import MaskFolder, Model
-from dermseg.protocols import PROTOCOLS
-from dermseg.report import pdf
+from dermseg.protocols import PROTOCOLS, ImageScore
+from dermseg.report import pdf, probabilities, scores, summary
 from dermseg.report.cases import View
 from dermseg.report.evaluation import thumbnail, write
 from dermseg.report.page import Percent, Picture, Table, number, percent
@@ -120,7 +120,7 @@ def predictor(samples: list[Sample]) -> Blurred:
 @pytest.fixture(scope="module")
 def result(predictor: Blurred, samples: list[Sample]) -> EvaluationResult:
     scored = score(predictor, samples)
-    point = OperatingPoint(0.95, (0.2,), 40)
+    point = OperatingPoint(0.95, (0.2,), (0.971,), (40,))
     failure = Failure("gone", "other", BrokenImageError.__name__, "the file is broken")
     return replace(scored, operating_point=point, failures=(failure,))
 
@@ -131,8 +131,10 @@ def written(
 ) -> Path:
     folder = tmp_path_factory.mktemp("report")
     (folder / "best").mkdir()
-    for stale in ("07_earlier.png", "mine.png"):
-        (folder / "best" / stale).write_bytes(b"")
+    for earlier in ("best/07_earlier.png", "best/01_mine.png", "report.pdf", "train_metrics.csv"):
+        (folder / earlier).write_bytes(b"")
+    listed = ["best/07_earlier.png", "report.pdf", "train_metrics.csv"]
+    (folder / "report.files.json").write_text(json.dumps(listed))
     return write(result, folder, predictor=predictor, samples=samples, card=CARD, cases=3)
 
 
@@ -182,8 +184,10 @@ def test_the_operating_points_are_shown_with_what_they_score(page: Page, result:
     text = plain(page.text)
     assert "Threshold in use: 0.5." in text
     assert (
-        "High sensitivity: 0.2; the highest at which 95 % of what is true is found, as the mean over 40 images" in text
-    )
+        "High sensitivity: the highest threshold from 0.01 to 0.99 at which 95 % of the lesion is found on the split "
+        "tune, as the mean over images that show it, at the network's size: 0.2, at which 97.1 % of it is found on "
+        "tune (40 images)."
+    ) in text
     table = text[text.index("Operating points on the split test") :]
     values = re.findall(r"(?:threshold in use|high sensitivity) ([\d. ]+)", table)[:2]
     in_use, sensitive = ([float(value) for value in row.split()] for row in values)
@@ -193,12 +197,140 @@ def test_the_operating_points_are_shown_with_what_they_score(page: Page, result:
     assert sensitive[3] > in_use[3]
 
 
+def sentences_of(result: EvaluationResult) -> str:
+    section, _ = probabilities.section(result)
+    return plain(" ".join(section.sentences))
+
+
+def test_only_what_was_reached_is_claimed(result: EvaluationResult) -> None:
+    missed = replace(result, operating_point=OperatingPoint(0.95, (0.01,), (0.9499,), (1,)))
+    assert "size: 95 % is not reached; at 0.01, 94.9 % of it is found on tune (1 image)." in sentences_of(missed)
+    unknown = replace(result, operating_point=OperatingPoint(0.95, (0.01,), (None,), (0,)))
+    assert "size: none is chosen, for no image of tune shows it." in sentences_of(unknown)
+    section, _ = probabilities.section(unknown)
+    in_use, sensitive = section.tables[0].rows
+    assert None not in in_use
+    assert sensitive == ["high sensitivity", *[None] * 6]
+
+
+def test_of_several_classes_each_says_what_it_finds(tmp_path: Path) -> None:
+    samples = drawn(tmp_path, 4, STRUCTURES)
+    scored = score(Blurred(samples, STRUCTURES), samples, "official", "ranking", facts=False)
+    point = OperatingPoint(0.9, (0.3, 0.01, 0.01), (0.93, 0.5, None), (7, 5, 0))
+    said = sentences_of(replace(scored, operating_point=point))
+    assert (
+        "size: pigment network: 0.3, at which 93 % of it is found on tune (7 images); streaks: 90 % is not reached; at "
+        "0.01, 50 % of it is found on tune (5 images); globules: none is chosen, for no image of tune shows it."
+    ) in said
+    assert "The table below takes pixels summed over images, another quantity" in said
+    section, _ = probabilities.section(replace(scored, operating_point=point))
+    summed = np.array([image.statistics["ranking"][0] for image in scored.images]).sum(axis=0, dtype=np.float64)
+    found = metrics.score("sensitivity", ranking.counts_at(summed, [0.3]))[0]
+    assert section.tables[0].rows[1][5] == pytest.approx(found)
+
+
+def test_a_threshold_is_counted_as_it_is_or_not_at_all(result: EvaluationResult) -> None:
+    low, _ = probabilities.section(replace(result, thresholds=(0.001,), operating_point=None))
+    statistics = np.array([image.statistics["ranking"][0] for image in result.images])
+    exact, nearest = (
+        [float(metrics.score(name, ranking.counts_at(statistics, [at])).mean()) for name in probabilities.METRICS]
+        for at in (0.001, 0.01)
+    )
+    assert low.tables[0].rows == [["threshold in use", "0.001", *exact]]
+    assert exact != nearest
+    assert "at the threshold in use" not in low.charts[0].alt
+    between, _ = probabilities.section(replace(result, thresholds=(0.4123,), operating_point=None))
+    assert between.tables[0].rows == [["threshold in use", "0.4123", *[None] * 5]]
+    assert "not at this threshold" in between.tables[0].note
+
+
+def test_images_in_two_data_sets_count_once_over_all(
+    result: EvaluationResult, predictor: Blurred, samples: list[Sample], tmp_path: Path
+) -> None:
+    again = tuple(replace(image, source="later") for image in result.images[-4:])
+    doubled = replace(result, images=(*result.images, *again))
+    copies = [replace(sample, source="later") for sample in samples[-4:]]
+    written = write(doubled, tmp_path, predictor=predictor, samples=[*samples, *copies], cases=3)
+    text = plain(Page(written).text)
+    assert f"{IMAGES} images, 4 of them in two data sets; these count once over all." in text
+    assert f"compared with the truth on {IMAGES} images from plain, other, later" in text
+    assert f"all: {IMAGES} images" in text
+    worst = sorted(path.name[3:] for path in (tmp_path / "worst").iterdir())
+    assert len(set(worst)) == 3
+    assert scores.copies(result) == ""
+    assert len(scores.counts(doubled)) == IMAGES
+    drawn_now = {chart.name: chart.alt for chart in scores.spread(doubled).charts}
+    medians = {chart.name: chart.alt for chart in scores.spread(result).charts}
+    assert drawn_now["jaccard_by_size"] == medians["jaccard_by_size"]
+    median = np.median([image.metrics["jaccard"] for image in result.images])
+    assert f"all {median:.3f}" in drawn_now["distribution"]
+
+
+def test_facts_that_few_images_have_are_compared_among_these(result: EvaluationResult) -> None:
+    images = [
+        replace(image, facts={"sex": "fm"[place % 2]} if place < 12 else {})
+        for place, image in enumerate(result.images)
+    ]
+    few = replace(result, images=tuple(images))
+    factors = subgroups.subgroups(few)
+    section = scores.subgroups(few, factors)
+    notes = {chart.name: chart.note for chart in section.charts}
+    assert notes == {"subgroup_source": "", "subgroup_sex": f"Known of 12 of {IMAGES} images."}
+    whole = next(factor.whole for factor in factors if factor.name == "sex")
+    assert whole == pytest.approx(np.mean([image.metrics["jaccard"] for image in images[:12]]))
+
+
+@pytest.mark.parametrize(
+    ("split", "said"),
+    [
+        ("train", "The split train holds images that such bundles are trained on"),
+        ("all", "holds images that such bundles are trained on"),
+        ("tune", "Thresholds and checkpoints are chosen on"),
+        ("test", ""),
+    ],
+)
+def test_a_split_that_flatters_is_said_to_do_so(
+    result: EvaluationResult, predictor: Blurred, samples: list[Sample], tmp_path: Path, split: str, said: str
+) -> None:
+    def sentences(of: Predictor) -> str:
+        return " ".join(summary.stands_out(replace(result, split=split), (), of))
+
+    assert said in sentences(predictor)
+    assert ("on new images" in sentences(predictor)) == bool(said)
+    for sample in samples:
+        shutil.copy(sample.masks[LESION], tmp_path / f"{sample.id}.png")
+    assert "on new images" not in sentences(MaskFolder(tmp_path, samples, (LESION,)))
+
+
+def test_empty_truths_and_small_skin_tones_are_always_mentioned(result: EvaluationResult, predictor: Blurred) -> None:
+    def emptied(image: ImageScore, marked: float) -> ImageScore:
+        return replace(image, statistics={**image.statistics, "official": np.array([[0, marked, 0, 100 - marked]])})
+
+    images = [emptied(image, 10.0 * place) for place, image in enumerate(result.images[:3])]
+    tones = [
+        replace(image, facts={"skin_tone_estimated": "light" if place < 30 else "brown"})
+        for place, image in enumerate([*images, *result.images[3:]])
+    ]
+    found = replace(result, images=tuple(tones))
+    said = " ".join(summary.stands_out(found, subgroups.subgroups(found), predictor))
+    assert f"The truth is empty in 3 of {IMAGES} images; something was marked in 2 of these." in said
+    assert f"Nothing was marked in 1 of {IMAGES - 3} images that show lesion" in plain(said)
+    assert "Skin tone, estimated from uncalibrated images: Too few images of brown (14) to compare." in said
+    assert "The truth is empty" not in " ".join(summary.stands_out(result, (), predictor))
+
+
+def test_one_of_a_thing_has_no_plural(result: EvaluationResult) -> None:
+    one = replace(result, images=result.images[:1], failures=result.failures[:1])
+    names = [name for _, name in summary.cards(one)]
+    assert names[-4:] == ["image", "group: lesions or patients, where known", "data set", "image without a score"]
+
+
 def test_pictures_and_tables_lie_beside_the_page(written: Path, result: EvaluationResult) -> None:
     folder = written.parent
     names = {path.name for path in folder.iterdir()}
     curves = {"thresholds.csv", "roc.csv", "precision_recall.csv", "reliability.csv", "subgroups.csv"}
     assert {name for name in names if not name.endswith(".png")} == {
-        *("report.html", "test_metrics.csv", "result.json", "best", "worst"),
+        *("report.html", "report.files.json", "test_metrics.csv", "result.json", "best", "worst"),
         *curves,
     }
     rows = table(folder / "test_metrics.csv")
@@ -215,7 +347,8 @@ def test_best_and_worst_are_named_by_rank_and_replace_earlier_ones(written: Path
     ordered = sorted(result.images, key=lambda image: image.metrics["jaccard"])
     worst, best = (sorted(path.name for path in (written.parent / name).iterdir()) for name in ("worst", "best"))
     assert worst == [f"{rank:02d}_{image.id}.png" for rank, image in enumerate(ordered[:3], 1)]
-    assert best == [*(f"{rank:02d}_{image.id}.png" for rank, image in enumerate(ordered[::-1][:3], 1)), "mine.png"]
+    drawn_now = [f"{rank:02d}_{image.id}.png" for rank, image in enumerate(ordered[::-1][:3], 1)]
+    assert best == sorted([*drawn_now, "01_mine.png"])
     sheet = open_image(written.parent / "worst" / worst[0]).pixels()
     assert sheet.shape[1] > 1200
     assert (np.abs(sheet.astype(int) - MISSED).max(axis=2) < 90).any()
@@ -255,6 +388,7 @@ def test_masks_alone_have_no_curves(samples: list[Sample], tmp_path: Path) -> No
     scored = score(folder, samples, "official", "pooled", facts=False)
     seen = Page(write(scored, tmp_path / "out", predictor=folder, samples=samples, cases=1))
     assert "1.000 mean Jaccard" in seen.text
+    assert "The median lesion is marked at its true area; 0 % are" in plain(seen.text)
     for absent in ("Thresholds", "ROC", "Soft", "skin tone", "thresholds in use"):
         assert absent not in seen.text
     assert not (tmp_path / "out" / "roc.csv").exists()
@@ -269,7 +403,7 @@ def test_several_classes_have_a_table_and_colours_of_their_own(tmp_path: Path) -
     assert np.isnan(scored.summaries["ranking"][ALL]["presence_auc_globules"].mean)
     text = plain(Page(written := write(scored, tmp_path / "out", predictor=predictor, samples=samples, cases=1)).text)
     every = scored.summaries["official"][ALL]
-    assert f"Their micro Jaccard, the score of ISIC 2018 Task 2, is {every['micro_jaccard']}" in text
+    assert f"Their micro Jaccard, as ISIC 2018 Task 2 takes it, is {every['micro_jaccard']}" in text
     outlined, told = re.split("Whether each class is found at all", text)
     assert f"streaks {every['jaccard_streaks']} {every['dice_streaks']}" in outlined[outlined.index("How well each") :]
     presence = scored.summaries["ranking"][ALL]["presence_auc_streaks"]
@@ -389,8 +523,9 @@ def test_a_thousand_images_fit_in_five_megabytes(
 
 def test_cells_of_scores_are_readable() -> None:
     cells = [Interval(0.5, 0.25, 0.75), Interval(12.34, 1, 20), Interval(*[float("nan")] * 3), 0.97, 51.25]
+    cells.append(Interval(0.5, float("nan"), float("nan")))
     assert [plain(number(cell)) for cell in cells] == [
-        *("0.500 [0.250, 0.750]", "12.3 [1.0, 20.0]", "–", "0.970", "51.2"),
+        *("0.500 [0.250, 0.750]", "12.3 [1.0, 20.0]", "–", "0.970", "51.2", "0.500 [–]"),
     ]
     picture = Picture("data:,", 1, 1, "alt")
     table = Table(

@@ -8,14 +8,25 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from dermseg.errors import BrokenImageError, ImageError, ImageTooLargeError, InputError
-from dermseg.imaging import Geometry, encode_image, encode_mask, open_image, read_mask, write_bytes
+from dermseg.data import catalog, quality
+from dermseg.errors import BrokenImageError, DataError, ImageError, ImageTooLargeError, InputError
+from dermseg.imaging import (
+    Geometry,
+    encode_image,
+    encode_mask,
+    open_image,
+    read_mask,
+    read_stored_mask,
+    read_true_mask,
+    write_bytes,
+)
 from tests.hostile import HOSTILE, RED, Decodes, flat, noise, orientation_block, png, saved, webp_claiming
 
 DATA = os.environ.get("DERMSEG_DATA")
@@ -596,3 +607,123 @@ def test_pictures_come_back_from_their_png(shape: tuple[int, ...], order: Litera
         image.load()
         assert image.mode == ("L" if pixels.ndim == 2 else "RGB")
         assert np.array_equal(np.asarray(image), pixels)
+
+
+# True masks
+
+DRAWN = ellipse(24, 32) > 0
+CUT_OUT = np.dstack([np.zeros((24, 32, 3), np.uint8), np.where(DRAWN, 255, 0).astype(np.uint8)])
+FIXED = " (dermseg data check --fix does it)"
+
+
+def drawn(value: int, dtype: type[np.generic] = np.uint8) -> np.ndarray:
+    return np.where(DRAWN, value, 0).astype(dtype)
+
+
+@pytest.mark.parametrize(
+    ("samples", "held", "advice"),
+    [
+        (drawn(1), "holds values from 0 to 1, none above 128", FIXED),
+        (drawn(128), "holds values from 0 to 128, none above 128", FIXED),
+        (drawn(0) + 1, "holds values from 1 to 1, none above 128", ""),
+        (drawn(1) + np.eye(24, 32, dtype=np.uint8), "holds values from 0 to 2, none above 128", ""),
+        (drawn(255, np.uint16), "holds 16-bit values from 0 to 255, none above 33023", ""),
+        (drawn(33023, np.uint16), "holds 16-bit values from 0 to 33023, none above 33023", FIXED),
+        (
+            np.dstack([drawn(0), drawn(0), drawn(255)]),
+            "holds colours of grey values from 0 to 29, none above 128",
+            FIXED,
+        ),
+        (CUT_OUT, "is transparent in part, with nothing above 128", ""),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_a_true_mask_that_only_seems_empty_is_refused(
+    samples: np.ndarray, held: str, advice: str, suffix: str, tmp_path: Path
+) -> None:
+    path = tmp_path / f"a{suffix}"
+    Image.fromarray(samples).save(path)
+    assert not read_mask(path).any()
+    with pytest.raises(DataError) as caught:
+        read_true_mask(path)
+    assert str(caught.value) == (
+        f"the mask {path} {held}, so that nothing would count as foreground; save it as 8-bit grey, 0 and 255{advice}"
+    )
+
+
+@pytest.mark.parametrize("value", [0, 255])
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_a_true_mask_of_16_bit_colours_needs_foreground(value: int, suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"a{suffix}"
+    cv2.imwrite(str(path), np.dstack([drawn(value, np.uint16)] * 3))
+    with pytest.raises(DataError, match="holds 16-bit colours, with nothing above 128 in their upper 8 bits, so that "):
+        read_true_mask(path)
+    cv2.imwrite(str(path), np.dstack([drawn(65535, np.uint16)] * 3))
+    assert (read_true_mask(path) == DRAWN).all()
+
+
+@pytest.mark.parametrize(
+    "samples",
+    [
+        drawn(0),
+        drawn(255),
+        drawn(129),
+        drawn(0, np.uint16),
+        drawn(33024, np.uint16),
+        np.zeros((24, 32, 4), np.uint8),
+        np.dstack([np.zeros((24, 32, 3), np.uint8), np.full((24, 32), 255, np.uint8)]),
+        np.where(DRAWN[..., None], 255, CUT_OUT).astype(np.uint8),
+    ],
+)
+def test_other_true_masks_are_read_as_masks_are(samples: np.ndarray, tmp_path: Path) -> None:
+    Image.fromarray(samples).save(tmp_path / "a.png")
+    shown = samples if samples.ndim == 2 else samples[..., 0]
+    assert (read_true_mask(tmp_path / "a.png") == (DRAWN & shown.any())).all()
+    assert (read_mask(tmp_path / "a.png") == (DRAWN & shown.any())).all()
+
+
+@pytest.mark.parametrize("samples", [drawn(1), drawn(33023, np.uint16), np.dstack([drawn(0), drawn(0), drawn(255)])])
+def test_what_a_refusal_says_of_the_data_check_is_so(samples: np.ndarray, tmp_path: Path) -> None:
+    for name in ("images", "masks"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+    mask = tmp_path / "data" / "masks" / "a.png"
+    photograph = np.random.default_rng(0).integers(0, 256, (24, 32, 3), np.uint8)
+    (tmp_path / "data" / "images" / "a.png").write_bytes(encode_image(photograph))
+    Image.fromarray(samples).save(mask)
+    with pytest.raises(DataError, match="data check --fix does it"):
+        read_true_mask(mask)
+    found = catalog.read(tmp_path / "data")
+    (fixed,) = quality.fix(quality.check(found, tmp_path / "data"), found, tmp_path / "fixed")
+    assert (read_true_mask(fixed) == DRAWN).all()
+
+
+@pytest.mark.parametrize(
+    ("content", "error", "reason"),
+    [
+        (b"", BrokenImageError, "is empty where a JPEG"),
+        (noise("PNG")[:200], BrokenImageError, "is PNG data that are truncated"),
+        (None, InputError, "does not exist; "),
+        (b"GIF89a", ImageError, "is a GIF picture, not a JPEG"),
+    ],
+)
+@pytest.mark.parametrize("read", [read_true_mask, read_stored_mask])
+def test_what_is_wrong_with_a_masks_file_names_it_as_one(
+    read: Any, content: bytes | None, error: type[Exception], reason: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.png"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(error) as caught:
+        read(path)
+    assert str(caught.value).startswith(f"the mask {path} {reason}")
+
+
+def test_a_stored_mask_is_what_the_file_holds(tmp_path: Path) -> None:
+    samples = np.arange(24 * 32, dtype=np.uint16).reshape(24, 32) * 80
+    path = tmp_path / "a.tif"
+    Image.fromarray(samples).save(path, tiffinfo={274: 6})
+    stored = read_stored_mask(path)
+    assert (stored.bits, stored.alpha) == (16, (255, 255))
+    assert stored.samples.dtype == np.uint16
+    assert (stored.samples == np.rot90(samples, -1)).all()
+    assert (stored.values == np.rot90(samples >> 8, -1)).all()

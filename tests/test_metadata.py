@@ -8,7 +8,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from dermseg.data import splits, splitting
 from dermseg.data.catalog import read
+from dermseg.data.metadata import KEYS
 from dermseg.errors import DataError
 
 
@@ -164,6 +166,57 @@ def test_a_table_beside_a_folder_that_is_no_part_is_not_its_images(tmp_path: Pat
     assert told(plant(tmp_path, {"metadata.csv": "id,sex\na,f\n"})) == {"a": {}, "b": {}}
 
 
+@pytest.mark.parametrize(
+    ("columns", "row", "group"),
+    [
+        ("lesion_id", "7", "lesion_id:7"),
+        ("patient_id", "ISIC_0000000", "patient_id:ISIC_0000000"),
+        ("group", " 7 ", "group:7"),
+        ("lesion_id,patient_id", "7,P", "patient_id:P"),
+        ("patient_id,lesion_id,group", "P,7,g", "group:g"),
+        ("lesion_id,patient_id", "7,unknown", "lesion_id:7"),
+        ("lesion_id,patient_id", ",", "a"),
+        ("sex", "f", "a"),
+    ],
+)
+def test_ones_own_table_may_name_what_belongs_together(tmp_path: Path, columns: str, row: str, group: str) -> None:
+    plant(tmp_path, OWN)
+    plant(tmp_path, {"metadata.csv": f"id,{columns}\na,{row}\n"})
+    samples = read(tmp_path)
+    assert [sample.group for sample in samples] == [group, "b"]
+    assert all(sample.metadata.keys() <= set(KEYS) for sample in samples)
+
+
+def test_a_patient_is_on_one_side_of_every_split(tmp_path: Path) -> None:
+    names = [f"ISIC_{n:07d}" if n < 10 else f"p{n}" for n in range(60)]
+    plant(tmp_path, tuple(f"{kind}/{name}.png" for name in names for kind in ("images", "masks")))
+    patient = {name: f"ISIC_{n // 6:07d}" for n, name in enumerate(names)}  # named as a published image
+    text = "id,patient_id\n" + "".join(f"{name},{patient[name]}\n" for name in names)
+    samples = read(plant(tmp_path, {"metadata.csv": text}))
+    table = splits.read()
+    own = [sample for sample in samples if sample.id.startswith("p")]
+    for sample in own:  # no side but that of the rule
+        assert splits.split_of(sample, table) == splits.split_of(sample, {})
+    drawn: list[dict[str, str]] = [{sample.id: splits.split_of(sample, {}) for sample in samples}]
+    for method in ("random", "k-fold"):
+        tables = splitting.split(samples, method, folds=3).tables
+        drawn += [{row.id: row.split for row in rows} for rows in tables.values()]
+    for sides in drawn:
+        assert len(set(sides.values())) > 1
+        assert all(len({sides[name] for name in names if patient[name] == one}) == 1 for one in patient.values())
+
+
+def test_a_table_goes_before_equal_names_in_several_folders(tmp_path: Path) -> None:
+    plant(tmp_path, tuple(f"clinic{home}/{file}" for home in "ABC" for file in OWN))
+    plant(tmp_path, {"clinicA/metadata.csv": "id,patient_id\na,1\n", "clinicB/metadata.csv": "id,patient_id\na,2\n"})
+    assert {sample.id: sample.group for sample in read(tmp_path)} == {
+        "clinicA/a": "patient_id:1",
+        "clinicB/a": "patient_id:2",
+        "clinicC/a": "patient_id:1",  # as long as nobody says so, it may be the same image
+        **{f"clinic{home}/b": "b" for home in "ABC"},
+    }
+
+
 # --- broken tables -------------------------------------------------------------------------------
 
 
@@ -175,13 +228,15 @@ def test_a_table_beside_a_folder_that_is_no_part_is_not_its_images(tmp_path: Pat
             OWN,
             "metadata.csv",
             "id,camera\na,X\n",
-            "says nothing of its images; expected any of the columns diagnosis, sex, age, site",
+            "says nothing of its images; expected any of the columns diagnosis, sex, age, site, group, patient_id, "
+            "lesion_id",
         ),
         (OWN, "metadata.csv", "id,age\n", "has no rows; expected one for each image"),
         (OWN, "metadata.csv", "id,age\na,fifty\n", "gives 'a' the age 'fifty'; expected years, from 0 to 120"),
         (OWN, "metadata.csv", "id,age\na,-1\n", "gives 'a' the age '-1'; expected years, from 0 to 120"),
         (OWN, "metadata.csv", "id,age\na,inf\n", "gives 'a' the age 'inf'; expected years, from 0 to 120"),
         (OWN, "metadata.csv", "id,sex\na,f\na,m\n", "has two rows of 'a' that differ; remove the wrong one"),
+        (OWN, "metadata.csv", "id,group\na,1\na,2\n", "has two rows of 'a' that differ; remove the wrong one"),
         (
             OWN,
             "metadata.csv",

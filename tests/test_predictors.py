@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -312,12 +313,14 @@ def test_a_mask_of_another_size_is_refused(tmp_path: Path, shape: tuple[int, int
     error = outcome(folder, one)
     assert type(error) is PredictionSizeError
     assert str(error) == (
-        f"ISIC_0000001_mask.png is {shape[1]} x {shape[0]} px for an image of 8 x 6 px; save masks at their images' "
-        "size"
+        f"the mask {folder}/ISIC_0000001_mask.png is {shape[1]} x {shape[0]} px for an image of 8 x 6 px; save masks "
+        "at their images' size"
     )
 
 
-ADVICE = "save masks as 255 on what was found and 0 elsewhere, since only what is above 128 counts as foreground"
+ADVICE = (
+    "save masks as 8-bit grey, 255 on what was found and 0 elsewhere, since only what is above 128 counts as foreground"
+)
 
 
 @pytest.mark.parametrize(
@@ -338,7 +341,74 @@ def test_a_mask_of_other_values_is_refused(tmp_path: Path, values: Iterable[int]
     write_values(folder / "ISIC_0000001.png", np.resize(np.array(list(values)), SIZE))
     error = outcome(folder, one)
     assert type(error) is PredictionValuesError
-    assert str(error) == f"ISIC_0000001.png holds {shown}; {ADVICE}"
+    assert str(error) == f"the mask {folder}/ISIC_0000001.png holds {shown}; {ADVICE}"
+
+
+def opacity(alpha: Any, colour: int = 0) -> np.ndarray:
+    """RGBA of one colour."""
+    alpha = np.broadcast_to(np.asarray(alpha, np.uint8), SIZE)
+    return np.dstack([*[np.full(SIZE, colour, np.uint8)] * 3, alpha])
+
+
+LEFT = np.arange(SIZE[1]) < 3
+
+
+@pytest.mark.parametrize(
+    ("samples", "shown"),
+    [
+        (np.where(LEFT, 255, np.zeros(SIZE)).astype(np.uint16), "16-bit values from 0 to 255"),
+        (np.where(LEFT, 65534, np.zeros(SIZE)).astype(np.uint16), "16-bit values from 0 to 65534"),
+        (np.full(SIZE, 255, np.uint16), "16-bit values from 255 to 255"),
+        (np.where(LEFT, 65535, np.ones(SIZE)).astype(np.uint16), "16-bit values from 1 to 65535"),
+        (opacity(LEFT * 255), "transparent pixels, which count as background"),
+        (opacity(LEFT * 255, 255), "transparent pixels, which count as background"),
+        (opacity(254, 255), "transparent pixels, which count as background"),
+        (opacity(0), "transparent pixels, which count as background"),
+        (opacity(LEFT * 255)[..., 2:], "transparent pixels, which count as background"),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_masks_whose_encoding_hides_the_lesion_are_refused(
+    tmp_path: Path, samples: np.ndarray, shown: str, suffix: str
+) -> None:
+    (one,) = write_samples(tmp_path, 1)
+    (folder := tmp_path / "masks").mkdir()
+    Image.fromarray(samples).save(folder / f"ISIC_0000001{suffix}")
+    error = outcome(folder, one)
+    assert type(error) is PredictionValuesError
+    assert str(error) == f"the mask {folder}/ISIC_0000001{suffix} holds {shown}; {ADVICE}"
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+@pytest.mark.parametrize("value", [0, 255, 65535])
+def test_masks_of_16_bit_colours_are_refused(tmp_path: Path, suffix: str, value: int) -> None:
+    (one,) = write_samples(tmp_path, 1)
+    (folder := tmp_path / "masks").mkdir()
+    cv2.imwrite(str(folder / f"ISIC_0000001{suffix}"), np.full((*SIZE, 3), value, np.uint16))
+    assert str(outcome(folder, one)) == (
+        f"the mask {folder}/ISIC_0000001{suffix} holds 16-bit colours, of which only the upper 8 bits are read; "
+        f"{ADVICE}"
+    )
+
+
+@pytest.mark.parametrize(
+    "samples",
+    [
+        (LEFT * np.full(SIZE, 65535)).astype(np.uint16),
+        np.zeros(SIZE, np.uint16),
+        np.dstack([*[LEFT * np.full(SIZE, 255)] * 3, np.full(SIZE, 255)]).astype(np.uint8),
+    ],
+    ids=["16 bits", "16 bits, empty", "opaque"],
+)
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_masks_of_16_bits_or_alpha_that_say_one_thing_are_read(
+    tmp_path: Path, samples: np.ndarray, suffix: str
+) -> None:
+    (one,) = write_samples(tmp_path, 1)
+    (folder := tmp_path / "masks").mkdir()
+    Image.fromarray(samples).save(folder / f"ISIC_0000001{suffix}")
+    expected = samples.reshape(*SIZE, -1)[..., 0] > 0
+    np.testing.assert_array_equal(MaskFolder(folder, [one], [LESION])(one).mask_of(LESION), expected)
 
 
 @pytest.mark.parametrize("level", [0, 255])
@@ -381,7 +451,9 @@ def test_a_broken_mask_is_an_error_of_its_image(tmp_path: Path) -> None:
     broken = split[0].masks[LESION]
     whole = broken.read_bytes()
     broken.write_bytes(whole[:60])
-    with pytest.raises(BrokenImageError, match=r"^ISIC_0000001_lesion\.png is PNG data that are truncated"):
+    with pytest.raises(
+        BrokenImageError, match=rf"^the mask {truth}/ISIC_0000001_lesion\.png is PNG data that are trunc"
+    ):
         MaskFolder(truth, split, [LESION])(split[0])
     assert MaskFolder(truth, split, [LESION])(split[1]).size == SIZE
 
@@ -419,7 +491,7 @@ def test_a_mask_is_of_the_upright_photograph(tmp_path: Path) -> None:
 
 def test_masks_that_a_bundle_wrote_score_as_the_bundle(dark: Segmenter, drawn: list[Sample], tmp_path: Path) -> None:
     for one in drawn:
-        dark(one.image).save(tmp_path, OUTPUTS, stem=one.id)
+        dark(one.image).save(tmp_path, [name for name in OUTPUTS if name != "uncertainty"], stem=one.id)
     folder: Predictor = MaskFolder(tmp_path, drawn, [LESION])
     found, expected = (
         evaluate(predictor, drawn, data="drawn", split="all", protocols=("official", "boundary"))
@@ -483,12 +555,14 @@ def test_a_sentence_for_each_kind_of_failure(tmp_path: Path) -> None:
     one = replace(split[15], image=tmp_path / "gone.png")
     result = evaluate(MaskFolder(truth, split, [LESION]), [*split[:15], one, split[16]], data="noise", split="all")
     assert len(result.images) == 1
-    sizes = ", ".join(f"ISIC_{n:07d}_lesion.png is 4 x 3 px for an image of 8 x 6 px" for n in range(1, 11))
+    sizes = ", ".join(
+        f"the mask {truth}/ISIC_{n:07d}_lesion.png is 4 x 3 px for an image of 8 x 6 px" for n in range(1, 11)
+    )
     picture = "a JPEG, PNG, BMP, TIFF or WebP picture"
     assert result.failure_lines() == [
         f"  masks of another size than their images (12): {sizes} and 2 more; save masks at their images' size",
-        "  masks with other values than 0 and 255 (2): ISIC_0000013_lesion.png holds 0 and 1, "
-        f"ISIC_0000014_lesion.png holds 0 and 128 and 255; {ADVICE}",
-        f"  ISIC_0000015: ISIC_0000015_lesion.png is empty where {picture} is expected; save or download it again",
+        f"  masks with other values than 0 and 255 (2): the mask {truth}/ISIC_0000013_lesion.png holds 0 and 1, "
+        f"the mask {truth}/ISIC_0000014_lesion.png holds 0 and 128 and 255; {ADVICE}",
+        f"  ISIC_0000015: the mask {paths[14]} is empty where {picture} is expected; save or download it again",
         f"  ISIC_0000016: {tmp_path / 'gone.png'} does not exist; give the path of {picture}",
     ]

@@ -215,13 +215,6 @@ def test_training_and_use_see_the_same_pixels(
         }
     )
     segmenter = Segmenter(replace(dark_bundle, manifest=manifest))
-    seen: list[np.ndarray] = []
-
-    def engine(image_BCHW: np.ndarray) -> np.ndarray:
-        seen.append(image_BCHW)
-        return image_BCHW[:, :1]
-
-    segmenter._engine = engine
-    segmenter(sample.image)
+    seen = segmenter.prepare(sample.image).image_CHW
     image, _ = cache.fit(sample, ["lesion"], manifest.input_size, steps)
-    np.testing.assert_array_equal(np.rint(seen[0][0] * 255).transpose(1, 2, 0), image)
+    np.testing.assert_array_equal(np.rint(seen * 255).transpose(1, 2, 0), image)

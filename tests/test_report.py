@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import os
 import re
 from dataclasses import replace
@@ -21,7 +22,8 @@ from dermseg.data.statistics import Statistics
 from dermseg.errors import InputError
 from dermseg.imaging import encode_image, encode_mask, open_image
 from dermseg.report import data
-from dermseg.report.page import Percent, Table, number, percent
+from dermseg.report.output import replacing
+from dermseg.report.page import Percent, Signed, Table, number, percent
 from dermseg.report.samples import lesion_tiles
 from dermseg.report.sentences import stands_out
 from dermseg.synthetic import draw
@@ -220,7 +222,7 @@ def test_file_names_that_are_no_text(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("count", "classes", "present", "absent"),
     [
-        (1, (LESION,), ("Class balance", "1 images"), ("Attributes", "more than one data set")),
+        (1, (LESION,), ("Class balance", "1 image", "1 data set"), ("Attributes", "more than one data set")),
         (3, (), ("without a lesion mask", "Image sizes"), ("Class balance", "Attributes", "Skin tone")),
         (2, ATTRIBUTES, ("Attributes seen together", "streaks"), ("Class balance", "Skin tone")),
         (2, (LESION, *(f"class {n}" for n in range(12))), ("Class balance", "class 0"), ("isic",)),
@@ -304,7 +306,7 @@ def test_sentences_give_the_numbers(tmp_path: Path) -> None:
     for words in (
         "1 image id in more than one data set",
         "1 image id on more than one side of the split",
-        "one shows 1 lesions or patients in 2 images",
+        "one shows 1 lesion or patient in 2 images",
         "1 image without a lesion mask",
         "more than 30 % of the image in 33.3 % of 3 images and less than 5 % in 33.3 %; the median is 20 %",
         "and 66.7 % lie between 10 and 40 %",
@@ -315,6 +317,56 @@ def test_sentences_give_the_numbers(tmp_path: Path) -> None:
         "Hair covers more than 1 % of the image in 25 % of images, a vignette in 0 %",
     ):
         assert words in sentences
+
+
+def test_a_report_replaces_an_earlier_one_and_nothing_else(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+
+    def report(*names: str) -> None:
+        with replacing(folder, "report.html") as stage:
+            for name in names:
+                (stage / name).parent.mkdir(exist_ok=True)
+                (stage / name).write_text("new")
+
+    def there() -> set[str]:
+        return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+    report("report.html", "roc.png", "best/01_a.png", "best/100_a.png", "worst/01_a.png")
+    own = {"report.pdf": False, "best/01_mine.png": True, "mine.pdf": True, "other.csv": True}
+    for name in own:
+        (folder / name).write_text("mine")
+    report("report.html", "subgroups.csv", "best/01_b.png")
+    kept = {name for name, stays in own.items() if stays}
+    assert there() == {"report.html", "report.files.json", "subgroups.csv", "best/01_b.png", *kept}
+    assert all((folder / name).read_text() == "mine" for name in kept)
+    assert not (folder / "worst").exists()
+    assert not list(folder.glob(".*"))
+
+
+def test_a_report_that_fails_changes_nothing(tmp_path: Path) -> None:
+    (tmp_path / "report.html").write_text("old")
+    with pytest.raises(InputError, match="it broke"), replacing(tmp_path, "report.html") as stage:  # noqa: PT012
+        (stage / "report.html").write_text("new")
+        raise InputError("it broke")
+    assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
+    assert (tmp_path / "report.html").read_text() == "old"
+    (tmp_path / "best").write_text("a file")
+    with pytest.raises(InputError, match="best cannot be made a folder"), replacing(tmp_path, "report.html") as stage:  # noqa: PT012
+        (stage / "best").mkdir()
+        (stage / "best" / "01.png").write_text("new")
+    assert (tmp_path / "best").read_text() == "a file"
+
+
+@pytest.mark.parametrize("listed", ["no JSON", '{"a": 1}', '["../mine.txt", "/etc/nothing", 3, "a/../../mine.txt"]'])
+def test_a_list_of_files_that_was_tampered_with_reaches_nowhere_else(tmp_path: Path, listed: str) -> None:
+    mine, folder = tmp_path / "mine.txt", tmp_path / "out"
+    mine.write_text("mine")
+    folder.mkdir()
+    (folder / "report.files.json").write_text(listed)
+    with replacing(folder, "report.html") as stage:
+        (stage / "report.html").write_text("new")
+    assert mine.read_text() == "mine"
+    assert json.loads((folder / "report.files.json").read_text()) == ["report.html", "report.pdf"]
 
 
 def test_cells_are_readable() -> None:
@@ -330,3 +382,6 @@ def test_table_choices_are_in_order() -> None:
     table = Table("t", ("kind", "n"), [["b", 1], ["a", 2], ["b", 3]], filters=("kind",))
     assert table.choices("kind") == ["b", "a"]
     assert not table.is_wide
+    differences = Table("t", ("B − A",), [[Signed("+0.012 [+0.004, +0.020]")], [None], [Signed("-0.2")]])
+    assert differences.kinds == ["n"]
+    assert [number(row[0]) for row in differences.rows] == ["+0.012 [+0.004, +0.020]", "–", "-0.2"]

@@ -21,6 +21,9 @@ from PIL import Image
 
 from dermseg import __version__
 from dermseg.bundle import Bundle
+from dermseg.cli import main
+from dermseg.cli.scoring import Chosen, Subject
+from dermseg.cli.segment import Device
 from dermseg.errors import BrokenImageError, DermsegError, InputError
 from dermseg.imaging import Source, encode_image, read_mask
 from dermseg.segmenter import OUTPUTS, Output, Prediction, Segmenter
@@ -36,6 +39,12 @@ Mask = NDArray[np.bool_]
 def dark(dark_bundle: Bundle) -> Segmenter:
     """Finds what is darker than mid-grey, and pads with black."""
     return Segmenter(dark_bundle, threads=1)
+
+
+@pytest.fixture(scope="module")
+def views(dark_bundle: Bundle) -> Segmenter:
+    """The same, of ten views of an image, so that it offers every output."""
+    return Segmenter(dark_bundle, threads=1, tta=True)
 
 
 @pytest.fixture(scope="module")
@@ -387,14 +396,15 @@ def test_an_error_of_the_sources_reaches_the_caller_and_leaves_no_thread(dark: S
 # Files
 
 
-def test_save_writes_the_named_files_and_no_other(dark: Segmenter, example_file: Path, tmp_path: Path) -> None:
-    prediction, folder = dark(example_file), tmp_path / "deep" / "out"
+def test_save_writes_the_named_files_and_no_other(views: Segmenter, example_file: Path, tmp_path: Path) -> None:
+    prediction, folder = views(example_file), tmp_path / "deep" / "out"
     paths = prediction.save(folder, OUTPUTS)
-    names = ["lesion_mask.png", "lesion_overlay.png", "lesion_result.png", "lesion_probability.png", "lesion.json"]
-    assert paths == [folder / name for name in names]
+    pictures = ("mask", "overlay", "result", "probability", "uncertainty")
+    assert paths == [*(folder / f"lesion_{name}.png" for name in pictures), folder / "lesion.json"]
     assert sorted(folder.iterdir()) == sorted(paths)
 
-    mask, overlay, result, probability, told = paths
+    mask, overlay, result, probability, uncertainty, told = paths
+    assert np.asarray(Image.open(uncertainty)).shape > (192, 2 * 256, 3)
     np.testing.assert_array_equal(read_mask(mask), prediction.mask)
     assert set(np.asarray(Image.open(mask)).flat) == {0, 255}
     np.testing.assert_array_equal(np.asarray(Image.open(overlay)), prediction.overlay())
@@ -407,9 +417,9 @@ def test_save_writes_the_named_files_and_no_other(dark: Segmenter, example_file:
 
 @pytest.mark.parametrize("output", OUTPUTS)
 def test_save_writes_one_output_alone_in_place_of_an_older_one(
-    dark: Segmenter, example_file: Path, tmp_path: Path, output: Output
+    views: Segmenter, example_file: Path, tmp_path: Path, output: Output
 ) -> None:
-    prediction = dark(example_file)
+    prediction = views(example_file)
     (path,) = prediction.save(tmp_path, [output], stem="a.b")
     assert list(tmp_path.iterdir()) == [path]
     fresh = path.read_bytes()
@@ -445,7 +455,9 @@ def test_an_unknown_output_is_named_with_the_known_ones(
 ) -> None:
     with pytest.raises(InputError) as caught:
         dark(grey(0, 5, 5)).save(tmp_path / "new", given)
-    assert str(caught.value) == f"there is no output {named!r}; choose from: mask, overlay, result, probability, json"
+    assert str(caught.value) == (
+        f"there is no output {named!r}; choose from: mask, overlay, result, probability, uncertainty, json"
+    )
     assert not (tmp_path / "new").exists()
 
 
@@ -500,6 +512,7 @@ def test_to_dict_tells_what_the_mask_shows(dark: Segmenter, example_file: Path) 
     prediction = dark(example_file)
     told = json.loads(json.dumps(prediction.to_dict()))
     rows, columns = np.nonzero(prediction.mask)
+    assert prediction.measurements is not None
     assert told == {
         "image": "lesion.png",
         "width": 256,
@@ -522,17 +535,135 @@ def test_to_dict_tells_what_the_mask_shows(dark: Segmenter, example_file: Path) 
                 },
             }
         ],
+        "measurements": prediction.measurements.to_dict(),
+        "quality": None,
+        "uncertainty": None,
     }
     assert 1000 < len(rows) < 30_000
 
 
 def test_an_empty_mask_has_no_box(dark: Segmenter) -> None:
-    (told,) = dark(grey(255, 6, 8)).to_dict()["classes"]
+    whole = dark(grey(255, 6, 8)).to_dict()
+    assert whole["measurements"] is None
+    (told,) = whole["classes"]
     assert (told["area_pixels"], told["area_fraction"], told["bounding_box"]) == (0, 0.0, None)
 
 
-def test_every_output_of_an_empty_mask_can_be_written(dark: Segmenter, tmp_path: Path) -> None:
-    assert len(dark(grey(255, 1, 3)).save(tmp_path, OUTPUTS)) == len(OUTPUTS)
+def test_every_output_of_an_empty_mask_can_be_written(views: Segmenter, tmp_path: Path) -> None:
+    assert len(views(grey(255, 1, 3)).save(tmp_path, OUTPUTS)) == len(OUTPUTS)
+
+
+def test_measurements_are_in_millimetres_where_the_pixels_are_known(dark_bundle: Bundle) -> None:
+    pixels, truth = spot(100, 120)
+    found = Segmenter(dark_bundle, mm_per_pixel=0.05)(pixels).to_dict()["measurements"]
+    assert found["area_mm2"] == pytest.approx(found["area_pixels"] * 0.05**2)
+    assert found["area_pixels"] == pytest.approx(truth.sum(), rel=0.1)
+    plain = Segmenter(dark_bundle)(pixels).to_dict()["measurements"]
+    assert (plain["area_pixels"], plain["area_mm2"]) == (found["area_pixels"], None)
+
+
+@pytest.mark.parametrize("length", [0, -0.1, float("nan"), float("inf")])
+def test_a_pixel_has_a_length(dark_bundle: Bundle, length: float) -> None:
+    with pytest.raises(InputError) as caught:
+        Segmenter(dark_bundle, mm_per_pixel=length)
+    assert str(caught.value) == f"mm_per_pixel is {length}; expected a length above 0, in millimetres"
+
+
+# Several predictions of an image
+
+
+def test_one_prediction_knows_no_uncertainty(dark: Segmenter, tmp_path: Path) -> None:
+    prediction = dark(spot(50, 60)[0])
+    assert prediction.uncertainty is None
+    with pytest.raises(InputError) as caught:
+        prediction.save(tmp_path / "new", ["mask", "uncertainty"])
+    assert str(caught.value) == (
+        "the output 'uncertainty' shows how several predictions of an image differ; ask for them with --tta, "
+        "--mc-dropout or --ensemble, in Python with tta=True, mc_dropout=10 or an Ensemble"
+    )
+    assert not (tmp_path / "new").exists()
+
+
+def test_the_mean_of_views_is_the_prediction(dark: Segmenter, views: Segmenter) -> None:
+    pixels, truth = spot(200, 300, y=0.4, x=0.7)
+    one, several = dark(pixels), views(pixels)
+    assert (dark.name, views.name, several.bundle) == ("dark", "dark (tta)", "dark")
+    # The network sees each pixel by itself: flips and turns change nothing, zooms little but at the lesion's edge.
+    np.testing.assert_allclose(
+        several.probabilities[:, 12:-12, 12:-12].mean(), one.probabilities[:, 12:-12, 12:-12].mean(), atol=0.01
+    )
+    assert jaccard(several.mask, truth) > 0.9
+    assert several.uncertainty is not None
+    assert several.uncertainty.samples == 10
+    found, samples = views.sample(views.prepare(pixels))
+    assert samples.shape == (10, 1, 64, 64)
+    np.testing.assert_allclose(np.nanmean(samples, axis=0), found.probabilities, atol=1e-6)
+    np.testing.assert_array_equal(samples[0], one.probabilities)
+
+
+def test_uncertainty_is_told_of_the_image_and_of_the_outline(views: Segmenter) -> None:
+    prediction = views(spot(200, 300)[0])
+    told = json.loads(json.dumps(prediction.to_dict()))["uncertainty"]
+    assert told["samples"] == 10
+    entropy = told["classes"]["lesion"]["entropy"]
+    assert prediction.uncertainty is not None
+    rows = prediction.geometry.content
+    assert entropy["image"] == pytest.approx(prediction.uncertainty.entropy[0][rows].mean(), rel=1e-5)
+    assert entropy["border"] > 3 * entropy["image"]
+
+
+@pytest.mark.parametrize("axes", [(0,), (1,), (0, 1)])
+def test_views_make_the_shipped_model_follow_a_flip_exactly(example: SyntheticImage, axes: tuple[int, ...]) -> None:
+    model = Segmenter(threads=1, tta=True)
+    # Of the network's size: scaling is not the same from either side.
+    size = model.bundle.manifest.input_size
+    pixels = cv2.resize(example.pixels, (size, size)).astype(np.uint8)
+    found, flipped = (model.sample(model.prepare(each)) for each in (pixels, np.flip(pixels, axes)))
+    # Of the eight exact views the flipped image has the same ones, in another order.
+    one, other = (samples[:8].mean(axis=0)[0] for _, samples in (found, flipped))
+    np.testing.assert_allclose(other, np.flip(one, axes), atol=1e-4)
+    sure = np.abs(one - found[0].thresholds[0]) > 2e-4
+    masks = [mean > found[0].thresholds[0] for mean in (one, np.flip(other, axes))]
+    np.testing.assert_array_equal(masks[0][sure], masks[1][sure])
+    assert sure.mean() > 0.995
+    # The two zooms are of this side only.
+    assert np.abs(flipped[0].probabilities[0] - np.flip(found[0].probabilities[0], axes)).max() < 0.2
+    assert jaccard(flipped[0].mask, np.flip(found[0].mask, axes)) > 0.97
+
+
+def test_dropout_is_repeated_by_its_seed(example: SyntheticImage) -> None:
+    first, same, other = (Segmenter(threads=1, mc_dropout=4, seed=seed) for seed in (7, 7, 8))
+    found = first(example.pixels)
+    first(spot(30, 40)[0])
+    for again in (first(example.pixels), same(example.pixels)):
+        np.testing.assert_array_equal(again.probabilities, found.probabilities)
+    assert not np.array_equal(other(example.pixels).probabilities, found.probabilities)
+    assert found.uncertainty is not None
+    assert found.uncertainty.samples == 4
+    assert 0 < found.uncertainty.standard_deviation.max() <= 0.5
+    assert first.name == "lesion (mc dropout 4)"
+
+
+def test_views_and_dropout_go_together(example: SyntheticImage) -> None:
+    model = Segmenter(threads=1, tta=True, mc_dropout=2)
+    prediction = model(example.pixels)
+    assert prediction.uncertainty is not None
+    assert prediction.uncertainty.samples == 20
+    assert model.name == "lesion (tta, mc dropout 2)"
+    assert jaccard(prediction.mask, Segmenter(threads=1)(example.pixels).mask) > 0.8
+
+
+@pytest.mark.parametrize("count", [-1, 1])
+def test_a_count_of_samples_is_none_or_several(dark_bundle: Bundle, count: int) -> None:
+    with pytest.raises(InputError) as caught:
+        Segmenter(dark_bundle, mc_dropout=count)
+    assert str(caught.value) == f"mc_dropout is {count}; expected 0 for none, or 2 samples or more"
+
+
+def test_a_seed_is_no_negative_number(dark_bundle: Bundle) -> None:
+    with pytest.raises(InputError) as caught:
+        Segmenter(dark_bundle, seed=-1)
+    assert str(caught.value) == "the seed is -1; expected 0 or more"
 
 
 # What it costs
@@ -559,9 +690,10 @@ print(sorted(set({HEAVY!r}) & set(sys.modules)))
         "import dermseg, dermseg.errors",
         RUN.format(arguments=["--help"]),
         RUN.format(arguments=["segment", "lesion.png", "--save", "mask,overlay,result,json"]),
+        RUN.format(arguments=["segment", "lesion.png", "--tta", "--save", "uncertainty,json"]),
         RUN.format(arguments=["bundles"]),
     ],
-    ids=["import", "help", "segment", "bundles"],
+    ids=["import", "help", "segment", "views", "bundles"],
 )
 def test_nothing_heavy_is_loaded_and_no_trace_is_left(code: str, example_file: Path, tmp_path: Path) -> None:
     (work := tmp_path / "work").mkdir()
@@ -579,3 +711,76 @@ def test_nothing_heavy_is_loaded_and_no_trace_is_left(code: str, example_file: P
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines()[-1] == "[]"
     assert list(home.iterdir()) == []
+
+
+# The command line
+
+EVALUATE = ("evaluate", "--data", "data", "--split", "test")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (
+            ("segment", "lesion.png", "--save", "uncertainty"),
+            "the output 'uncertainty' shows how several predictions of an image differ; ask for them with --tta, "
+            "--mc-dropout or --ensemble, in Python with tta=True, mc_dropout=10 or an Ensemble",
+        ),
+        (("segment", "lesion.png", "--mc-dropout", "1"), "mc_dropout is 1; expected 0 for none, or 2 samples or more"),
+        (("segment", "lesion.png", "--seed", "-3"), "the seed is -3; expected 0 or more"),
+        (
+            ("segment", "lesion.png", "--mm-per-pixel", "0"),
+            "mm_per_pixel is 0.0; expected a length above 0, in millimetres",
+        ),
+        (("segment", "lesion.png", "--ensemble", "lesion"), "an ensemble of 1 is none; give two bundles or more"),
+        (
+            (*EVALUATE, "--predictions", "masks", "--tta"),
+            "masks are no network's samples; --tta and --mc-dropout go with bundles alone",
+        ),
+        (
+            (*EVALUATE, "--record", "--mc-dropout", "5"),
+            "--record keeps the scores of single predictions; it goes with neither --tta nor --mc-dropout",
+        ),
+    ],
+)
+def test_what_cannot_be_is_said_in_a_sentence(
+    arguments: tuple[str, ...],
+    sentence: str,
+    example_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lesion.png").write_bytes(example_file.read_bytes())
+    monkeypatch.setattr(sys, "argv", ["dermseg", *arguments])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 1
+    assert capsys.readouterr().err == f"error: {sentence}\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["lesion.png"]
+
+
+def test_views_and_an_ensemble_from_the_command_line(
+    example_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dark_bundle: Bundle
+) -> None:
+    bundles = f"lesion,{dark_bundle.path}"
+    ways = {"views": ("--tta",), "both": ("--ensemble", bundles)}
+    told = {}
+    for name, options in ways.items():
+        common = ("--save", "uncertainty,json", "--mm-per-pixel", "0.1", "--output", str(tmp_path / name))
+        monkeypatch.setattr(sys, "argv", ["dermseg", "segment", str(example_file), *common, *options])
+        with pytest.raises(SystemExit) as end:
+            main()
+        assert not end.value.code
+        assert sorted(path.name for path in (tmp_path / name).iterdir()) == ["lesion.json", "lesion_uncertainty.png"]
+        told[name] = json.loads((tmp_path / name / "lesion.json").read_text())
+    assert [told[name]["uncertainty"]["samples"] for name in ways] == [10, 2]
+    assert [told[name]["bundle"] for name in ways] == ["lesion", "lesion + dark"]
+    assert all(told[name]["measurements"]["mm_per_pixel"] == 0.1 for name in ways)
+
+
+def test_scores_name_how_predictions_were_made() -> None:
+    opened = Subject.of_bundles("lesion").open(Chosen([], [], []), Device.auto, None, tta=True)
+    assert opened.name == "lesion (tta)"
+    assert Subject.of_bundles("lesion").open(Chosen([], [], []), Device.auto, 0.4).name == "lesion"

@@ -84,11 +84,11 @@ def test_an_empty_truth_has_no_size() -> None:
     found = facts(np.zeros((192, 256), np.bool_))
     assert found["lesion_fraction"] == 0
     assert not {"lesion_size", "touches_border"} & found.keys()
-    assert {"skin_tone", "ita"} <= found.keys()
+    assert {"skin_tone_estimated", "ita_estimated"} <= found.keys()
 
 
 def test_without_a_mask_of_the_lesion_nothing_is_said_of_it_or_the_skin() -> None:
-    assert facts(None).keys() == {"hair", "hair_fraction", "ruler"}
+    assert facts(None).keys() == {"hair_estimated", "hair_fraction_estimated", "ruler_estimated"}
 
 
 def test_of_structures_the_mask_of_the_lesion_is_read_where_it_can_be(tmp_path: Path) -> None:
@@ -111,16 +111,17 @@ def test_skin_tone_is_that_of_the_skin_beside_the_lesion(tone: float) -> None:
     expected = skin_tone(drawn.pixels, drawn.mask)
     assert expected is not None
     found = facts(drawn.mask, drawn.pixels)
-    assert (found["skin_tone"], found["ita"]) == (expected.name, expected.ita)
+    assert (found["skin_tone_estimated"], found["ita_estimated"]) == (expected.name, expected.ita)
 
 
 def test_the_photograph_may_be_smaller_than_the_truth() -> None:
     drawn = draw(5, (384, 512), hairs=0, bubbles=0, tone=0.1)
     small = cv2.resize(drawn.pixels, (256, 192), interpolation=cv2.INTER_AREA).astype(np.uint8)
     whole, reduced = (facts_of(sample(), Seen(p, (384, 512)), {"lesion": drawn.mask}) for p in (drawn.pixels, small))
-    assert isinstance(whole["ita"], float)
-    assert reduced["ita"] == pytest.approx(whole["ita"], abs=0.5)
-    assert {**reduced, "ita": 0, "hair_fraction": 0} == {**whole, "ita": 0, "hair_fraction": 0}
+    assert isinstance(whole["ita_estimated"], float)
+    assert reduced["ita_estimated"] == pytest.approx(whole["ita_estimated"], abs=0.5)
+    about = {"ita_estimated": 0, "hair_fraction_estimated": 0}
+    assert reduced | about == whole | about
 
 
 def test_hair_is_told_by_its_share() -> None:
@@ -128,17 +129,17 @@ def test_hair_is_told_by_its_share() -> None:
         facts(None, draw(8, (192, 256), hairs=hairs, bubbles=0, vignette=False, tone=0.1).pixels)
         for hairs in (0, 4, 40)
     ]
-    assert [one["hair"] for one in found] == ["none", "some", "much"]
-    shares = [one["hair_fraction"] for one in found]
+    assert [one["hair_estimated"] for one in found] == ["none", "some", "much"]
+    shares = [one["hair_fraction_estimated"] for one in found]
     assert shares == sorted(shares, key=float)
 
 
 def test_a_ruler_is_told() -> None:
     pixels = np.full((256, 256, 3), (220, 170, 150), np.uint8)
-    assert facts(None, pixels)["ruler"] == "no"
+    assert facts(None, pixels)["ruler_estimated"] == "no"
     for place in range(40, 220, 12):
         pixels[200:216, place : place + 2] = 20
-    assert facts(None, pixels)["ruler"] == "yes"
+    assert facts(None, pixels)["ruler_estimated"] == "yes"
 
 
 @pytest.mark.parametrize(
@@ -162,7 +163,7 @@ def test_facts_of_real_images(data_folder: Path) -> None:
         found = facts(truth, pixels, one)
         assert found["lesion_fraction"] == np.count_nonzero(truth) / truth.size
         assert found["diagnosis"] == one.metadata["diagnosis"]
-        assert found["hair"] in subgroups.HAIR
+        assert found["hair_estimated"] in subgroups.HAIR
 
 
 # --- gaps ----------------------------------------------------------------------------------------
@@ -316,9 +317,52 @@ def test_of_fewer_groups_nothing_is_claimed_however_large_the_gap(few: str) -> N
         "others)."
     )
     assert factor.compared == ()
-    assert factor.summary == "lesion size: too few images to compare."
+    assert factor.summary == f"lesion size: Too few images of {few} (60 of 19 lesions or patients) to compare."
     assert remark([factor]) == "No subgroup is large enough to compare."
     assert {level.verdict for level in found(FEWEST_GROUPS).levels} == {"shown"}
+
+
+def toned(**counts: int) -> list[ImageScore]:
+    tones = [tone.replace("_", " ") for tone, of in counts.items() for _ in range(of)]
+    return [of_jaccard(n, 0.5 + 0.01 * (n % 7), skin_tone_estimated=tone) for n, tone in enumerate(tones)]
+
+
+def test_levels_too_small_to_compare_are_named() -> None:
+    factor = only(toned(light=60, intermediate=40, brown=12, dark=8))
+    assert [level.name for level in factor.compared] == ["light", "intermediate"]
+    assert factor.too_few == "Too few images of brown (12), dark (8) to compare."
+    assert factor.summary.startswith("skin tone, estimated from uncalibrated images: ")
+    assert factor.summary.endswith(f". {factor.too_few}")
+    assert only(toned(light=60, brown=20)).too_few == ""
+    sites = only(every(99, "site", tuple("abcdefghi")))
+    assert sites.too_few == "Too few images of a (11), b (11), c (11), d (11), e (11), f (11) and 3 more to compare."
+
+
+def test_a_handful_has_a_mean_and_no_interval() -> None:
+    images = [replace(one, group=f"{one.group}, {n % 5}") for n, one in enumerate(toned(light=40, dark=6, brown=5))]
+    brown, dark = (levels(only(images))[name].metric for name in ("brown", "dark"))
+    assert dark.low < dark.mean < dark.high
+    assert 0.5 < brown.mean < 0.6
+    assert math.isnan(brown.low)
+    assert math.isnan(brown.high)
+
+
+def test_the_whole_is_that_of_images_of_which_the_fact_is_known() -> None:
+    known = [of_jaccard(n, 0.8 if n % 2 else 0.6, sex="fm"[n % 2]) for n in range(60)]
+    factor = only([*known, *(of_jaccard(n, 0.0) for n in range(60, 99))])
+    assert factor.images == 60
+    assert factor.whole == pytest.approx(0.7)
+
+
+def test_an_image_in_two_data_sets_counts_once() -> None:
+    images = [of_jaccard(n, 0.5 + 0.01 * (n % 7), sex="fm"[n % 2]) for n in range(60)]
+    alone = only(images)
+    again = [replace(one, source="later") for one in images[:20]]
+    assert only([*images, *again]) == alone
+    others = [replace(one, source="later") for one in images[40:]]
+    source = subgroups.subgroups(result([*images[:40], *others, *again]))[0]
+    assert source.title == "data set, of images in several the first"
+    assert {level.name: level.images for level in source.levels} == {"plain": 40, "later": 20}
 
 
 def test_a_gap_of_task_2_is_named_so() -> None:
@@ -327,7 +371,7 @@ def test_a_gap_of_task_2_is_named_so() -> None:
     for n in range(200):
         worse = n % 2
         counts = rng.uniform(0.4, 0.5, (2, 4)) * (1, 1 + worse, 1 + worse, 1)
-        images.append(image(n, counts, {"hair": "much" if worse else "none"}, classes=2))
+        images.append(image(n, counts, {"hair_estimated": "much" if worse else "none"}, classes=2))
     none, much = only(images, TWO).levels
     assert much.sentence.startswith("Micro Jaccard is 0.13")
     assert "lower on images with much hair (100 images, 100 others)" in much.sentence
@@ -347,9 +391,9 @@ def every(number: int, name: str, values: tuple[str, ...]) -> list[ImageScore]:
     [
         ("lesion_size", ("tiny", "medium", "large")),
         ("touches_border", ("yes", "no")),
-        ("skin_tone", SKIN_TONES),
-        ("hair", ("none", "some", "much")),
-        ("ruler", ("yes", "no")),
+        ("skin_tone_estimated", SKIN_TONES),
+        ("hair_estimated", ("none", "some", "much")),
+        ("ruler_estimated", ("yes", "no")),
         ("age", ("under 30", "30 to 49", "50 to 69", "70 and over")),
     ],
 )
@@ -363,7 +407,7 @@ def test_other_levels_come_from_the_most_images_to_the_fewest(name: str) -> None
 
 
 def test_data_sets_are_a_factor_and_what_all_images_share_is_none() -> None:
-    known: dict[str, str | float] = {"ruler": "no", "ita": 40.0}
+    known: dict[str, str | float] = {"ruler_estimated": "no", "ita_estimated": 40.0}
     images = [image(n, (1, 1, 0, 1), known, source="isic2017" if n % 3 else "ham10000") for n in range(90)]
     factor = only(images)
     assert (factor.name, factor.title) == ("source", "data set")
@@ -376,7 +420,7 @@ def test_without_images_there_are_no_subgroups() -> None:
 
 
 def test_skin_tone_is_always_called_an_estimate() -> None:
-    factor = only(every(90, "skin_tone", ("light", "dark")))
+    factor = only(every(90, "skin_tone_estimated", ("light", "dark")))
     words = [factor.title, *(level.sentence for level in factor.levels)]
     assert all("estimated from uncalibrated images" in text for text in words)
     assert not any("fitzpatrick" in text.lower() for text in words)

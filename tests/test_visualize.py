@@ -194,7 +194,7 @@ def test_wrong_usage_exits_with_2(data: Path, arguments: Sequence[str]) -> None:
 
 def test_help_has_examples() -> None:
     output = run("--help").output
-    assert "dermseg visualize --data DATA --id ISIC_0012255" in output
+    assert "dermseg visualize --data DATA --id ISIC_0012099" in output
     assert "dermseg visualize --data DATA --split test --index 0" in output
 
 

@@ -2,6 +2,7 @@
 
 bundle.json         the manifest: architecture, classes, preprocessing, thresholds, data, licence, scores, hashes
 model.onnx          float16 weights, square input, free batch; not there for a network that runs on torch only
+model_dropout.onnx  what of it comes after its dropout, for Monte Carlo dropout; not there for every network
 model.safetensors   the same weights for torch
 MODEL_CARD.md       the manifest in words
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 import shutil
 import zipfile
 import zlib
@@ -20,16 +22,20 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dermseg.errors import BundleError, BundleIntegrityError, InputError, extra
 from dermseg.imaging import write_bytes
 from dermseg.processing import STEPS
+from dermseg.quality import QualityModel
 
 if TYPE_CHECKING:
     from torch import nn
 
 MANIFEST, ONNX, WEIGHTS, CARD = "bundle.json", "model.onnx", "model.safetensors", "MODEL_CARD.md"
+DROPOUT = "model_dropout.onnx"
 MAX_FILE_BYTES = 2**30
 MAX_CARD_COLUMNS = 8
 
@@ -58,9 +64,15 @@ class Normalisation(_Part):
 
 
 class Calibration(_Part):
-    """Logits are divided by ``temperature`` before the sigmoid."""
+    """Logits are divided by ``temperature`` before the sigmoid, those of a class in ``temperatures`` by its own."""
 
     temperature: float = Field(1.0, gt=0)
+    temperatures: dict[str, _Positive] = Field(default_factory=dict)
+
+    def of(self, classes: Sequence[str]) -> NDArray[np.float32]:
+        """The temperature of each class, (K, 1, 1), to divide logits (K, S, S) by."""
+        each = [self.temperatures.get(name, self.temperature) for name in classes]
+        return np.array(each, np.float32)[:, None, None]
 
 
 class TrainingData(_Part):
@@ -104,6 +116,7 @@ class Manifest(_Part):
     processing: tuple[str, ...] = ()
     thresholds: dict[str, Annotated[float, Field(gt=0, lt=1)]]
     calibration: Calibration = Calibration()
+    quality: QualityModel | None = None
     training_data: TrainingData
     licence: str
     scores: tuple[Score, ...] = ()
@@ -237,7 +250,8 @@ def write(folder: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Bundl
     Args:
         folder: The bundle's folder.
         manifest: Its hashes are filled in from ``files``.
-        files: The bytes of ``model.safetensors`` and, unless the network runs on torch only, ``model.onnx``.
+        files: The bytes of ``model.safetensors`` and, unless the network runs on torch only, ``model.onnx``; with it
+            ``model_dropout.onnx``, if the network has one.
     """
     hashes = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
     manifest = manifest.model_copy(update={"hashes": hashes})
@@ -260,7 +274,9 @@ def shipped_bundles() -> list[Bundle]:
 def model_card(manifest: Manifest) -> str:
     """The manifest in words, as Markdown."""
     data, architecture = manifest.training_data, manifest.architecture
-    thresholds = ", ".join(f"{name} {value:g}" for name, value in manifest.thresholds.items())
+    thresholds = ", ".join(f"{name} {value:.4g}" for name, value in manifest.thresholds.items())
+    each = zip(manifest.classes, manifest.calibration.of(manifest.classes).ravel(), strict=True)
+    temperatures = ", ".join(f"{value:.3g} ({name})" for name, value in each if value != 1)
     lines = [
         f"# {manifest.name}",
         "",
@@ -273,6 +289,7 @@ def model_card(manifest: Manifest) -> str:
         f"input {manifest.input_size} x {manifest.input_size} pixels, weights in float16",
         *([f"- **Processing before the network**: {', '.join(manifest.processing)}"] if manifest.processing else []),
         f"- **Threshold on the probability**{', chosen on the split `tune`' * bool(data.sources)}: {thresholds}",
+        *([f"- **Calibration**: logits are divided by {temperatures}"] if temperatures else []),
         f"- **Licence of the weights**: {manifest.licence}",
         f"- **Versions**: {', '.join(f'{name} {version}' for name, version in manifest.versions.items())}",
         "",
@@ -303,9 +320,12 @@ def model_card(manifest: Manifest) -> str:
         "## Limits",
         "",
         "Trained on dermoscopy of single lesions, mostly on light skin; clinical (non-dermoscopic) photographs, other "
-        "organs and images without a lesion are outside what it has seen, and it does not say so by itself.",
+        "organs and images without a lesion are outside what it has seen"
+        + (", and it does not say so by itself." if manifest.quality is None else "; many of them it rejects itself:"),
         "",
     ]
+    if manifest.quality is not None:
+        lines += [*(f"- **{verdict}**: {words}" for verdict, words in manifest.quality.meaning.items()), ""]
     return "\n".join(lines).replace("\n\n\n", "\n\n")
 
 
@@ -317,7 +337,10 @@ def _table(cells: Mapping[str, str]) -> list[str]:
 
 
 def _write_manifest(folder: Path, manifest: Manifest) -> None:
-    write_bytes(folder / MANIFEST, (json.dumps(manifest.model_dump(mode="json"), indent=2) + "\n").encode())
+    text = json.dumps(manifest.model_dump(mode="json"), indent=2)
+    # A list of numbers in one line: the quality model has long ones.
+    text = re.sub(r"\[\n[-+\d.eE,\s]*\]", lambda match: f"[{' '.join(match[0][1:-1].split())}]", text)
+    write_bytes(folder / MANIFEST, (text + "\n").encode())
     write_bytes(folder / CARD, model_card(manifest).encode())
 
 

@@ -30,9 +30,11 @@ from scipy import stats
 
 from dermseg.data import tables
 from dermseg.errors import DataError, InputError, few
-from dermseg.evaluation import ALL, EvaluationResult, align, count_groups, plain
+from dermseg.evaluation import ALL, EvaluationResult, align, plain
 from dermseg.metrics import Interval, bootstrap
-from dermseg.protocols import ImageScore, Protocol, ProtocolName
+from dermseg.protocols import ImageScore, Protocol, ProtocolName, count_groups
+from dermseg.wording import count
+from dermseg.wording import plain as readable
 
 SIGNIFICANT = 0.05
 LEAST_GROUPS = 6
@@ -83,6 +85,11 @@ class Difference:
         return Interval(-self.difference.mean, -self.difference.high, -self.difference.low)
 
     @property
+    def defined(self) -> bool:
+        """Whether A and B both have the metric on these images."""
+        return not np.isnan(self.difference.mean)
+
+    @property
     def favours(self) -> Side | None:
         """Whom the whole interval favours."""
         return "B" if self.gain.low > 0 else "A" if self.gain.high < 0 else None
@@ -105,7 +112,7 @@ class SignedRank:
 
     def __str__(self) -> str:
         p = "p < 0.001" if self.p_value < 0.001 else f"p = {self.p_value:.3f}"
-        return f"{p} (Wilcoxon signed-rank test over {self.groups:,} groups)"
+        return f"{p} (Wilcoxon signed-rank test over {count(self.groups, 'group')})"
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,12 +155,16 @@ class Comparison:
             return None
         name = f"{self.main.prefix}{self.main.main}"
         sign = 1 if higher_is_better(self.main.main) else -1
-        return signed_rank(sign * self.difference_of(name), [image.group for image in self.one.images])
+        return signed_rank(sign * self.difference_of(name), [image.group for image in self.one.distinct])
+
+    @cached_property
+    def pairs(self) -> list[tuple[ImageScore, ImageScore]]:
+        """A's and B's scores of the images, each once."""
+        return list(zip(self.one.distinct, self.other.distinct, strict=True))
 
     def difference_of(self, name: str) -> NDArray[np.float64]:
-        """B - A of each image, (n,), of a metric by its name in `ImageScore.metrics`."""
-        pairs = zip(self.one.images, self.other.images, strict=True)
-        return np.array([other.metrics[name] - one.metrics[name] for one, other in pairs])
+        """B - A of each image, once, (n,), of a metric by its name in `ImageScore.metrics`."""
+        return np.array([other.metrics[name] - one.metrics[name] for one, other in self.pairs])
 
     @property
     def metric_names(self) -> list[str]:
@@ -169,7 +180,7 @@ class Comparison:
     def winner(self) -> Side | None:
         """Who is better: whom the interval favours, the test does not contradict, and enough groups speak for."""
         side, test = self.decisive.favours, self.test
-        if side is None or count_groups(self.one.images) < LEAST_GROUPS:
+        if side is None or count_groups(self.one.distinct) < LEAST_GROUPS:
             return None
         if test and (test.p_value >= SIGNIFICANT or (test.correlation > 0) != (side == "B")):
             return None
@@ -178,15 +189,15 @@ class Comparison:
     @property
     def verdict(self) -> str:
         """One sentence on who is better, or on what can be ruled out."""
-        found, test, groups = self.decisive, self.test, count_groups(self.one.images)
-        name, gain = f"{self.main.prefix}{self.main.main}".replace("_", " "), found.gain
+        found, test, groups = self.decisive, self.test, count_groups(self.one.distinct)
+        name, gain = readable(f"{self.main.prefix}{self.main.main}"), found.gain
         figures = f"{name} {signed(found.difference)}" + (f", {test}" if test else "")
         if np.isnan(gain.mean):
             return f"no verdict: {name} is not defined on these images"
         if gain == Interval(0, 0, 0) and (test is None or test.p_value == 1):
             return f"no difference: {name} is {found.one.mean:.3f} for both A and B"
         if groups < LEAST_GROUPS:
-            return f"no verdict on {groups} groups, which needs {LEAST_GROUPS}: {figures}"
+            return f"no verdict on {count(groups, 'group')}, which needs {LEAST_GROUPS}: {figures}"
         if found.favours:
             direction = "better" if found.favours == "B" else "worse"
             if self.winner:
@@ -216,15 +227,16 @@ class Comparison:
         if self.not_compared:
             notes.append(f"Not compared, for A and B take them at different sizes: {', '.join(self.not_compared)}.")
         if self.left_out:
-            notes.append(f"Left out, for A or B has no score of them: {self.left_out} images.")
+            notes.append(f"Left out, for A or B has no score of them: {count(self.left_out, 'image')}.")
         results: dict[Side, EvaluationResult] = {"A": self.one, "B": self.other}
         return notes + [f"{side}: {line.strip()}" for side, of in results.items() for line in of.failure_lines()]
 
     def __str__(self) -> str:
-        images = self.one.images
+        images = self.one.distinct
         lines = [
             *(f"{side}  {_called(result)}" for side, result in (("A", self.one), ("B", self.other))),
-            f"on {self.one.data}, split {self.one.split}: {len(images)} images of {count_groups(images)} groups",
+            f"on {self.one.data}, split {self.one.split}: {count(len(images), 'image')} of "
+            f"{count(count_groups(images), 'group')}",
             "",
             self.verdict,
         ]
@@ -238,8 +250,8 @@ class Comparison:
                 rows.append(
                     [
                         metric,
-                        f"{difference.one.mean:.3f}",
-                        f"{difference.other.mean:.3f}",
+                        _value(difference.one),
+                        _value(difference.other),
                         signed(difference.difference),
                         difference.favours or "",
                         *([f"{counts.better}/{counts.equal}/{counts.worse}"] if counts else []),
@@ -388,6 +400,10 @@ def signed(interval: Interval) -> str:
     if np.isnan(interval.mean):
         return "not defined"
     return f"{interval.mean:+z.3f} [{interval.low:+z.3f}, {interval.high:+z.3f}]"
+
+
+def _value(interval: Interval) -> str:
+    return "not defined" if np.isnan(interval.mean) else f"{interval.mean:.3f}"
 
 
 def higher_is_better(metric: str) -> bool:

@@ -18,11 +18,20 @@ from dermseg import ranking, subgroups
 from dermseg.bundle import Metric, Score
 from dermseg.data import tables
 from dermseg.data.catalog import Sample
-from dermseg.errors import SHOWN, DataError, DermsegError, InputError, PredictionSizeError, PredictionValuesError, few
-from dermseg.imaging import read_mask
-from dermseg.metrics import Interval
+from dermseg.errors import (
+    SHOWN,
+    DataError,
+    DermsegError,
+    ImageError,
+    InputError,
+    PredictionSizeError,
+    PredictionValuesError,
+    few,
+)
+from dermseg.imaging import read_true_mask
+from dermseg.metrics import Interval, score
 from dermseg.parallel import attempt, in_order
-from dermseg.protocols import ImageScore, Mask, Masks, Pair, Protocol, ProtocolName, protocol_for
+from dermseg.protocols import ImageScore, Mask, Masks, Pair, Protocol, ProtocolName, count_groups, protocol_for
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -78,17 +87,19 @@ class Failure:
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """Thresholds that find as much of the lesions as was asked for, chosen on `tune` alone.
+    """Thresholds that find as much of each class as was asked for, chosen on `tune` alone.
 
     Attributes:
         sensitivity: That was asked for, as the mean over images that show the class, at the network's size.
-        thresholds: Of each class, the highest that reaches it.
-        images: How many images of `tune` they were chosen on.
+        thresholds: Of each class, the highest of 0.01 to 0.99 that reaches it; 0.01 where none does.
+        reached: The sensitivity at this threshold on `tune`; None of a class that no image shows.
+        images: How many images of `tune` show the class, each image once.
     """
 
     sensitivity: float
     thresholds: tuple[float, ...]
-    images: int
+    reached: tuple[float | None, ...]
+    images: tuple[int, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,8 +139,8 @@ class EvaluationResult:
     def summaries(self) -> dict[ProtocolName, dict[str, dict[str, Interval]]]:
         """Protocol -> data set -> metric -> value and interval; data sets end with "all", the images of all of them.
 
-        Images of one group are resampled together, also across data sets, since these share images. A metric that is
-        not defined (an area under a curve where no pixel is positive) is NaN.
+        Images of one group are resampled together. A metric that is not defined (an area under a curve where no pixel
+        is positive) is NaN.
         """
         parts = self.parts()
         return {
@@ -138,11 +149,19 @@ class EvaluationResult:
         }
 
     def parts(self) -> dict[str, list[ImageScore]]:
-        """The images by data set, then all of them, under "all"; nothing if there is no image."""
+        """The images by data set, then `distinct` ones, under "all"; nothing if there is no image."""
         parts: dict[str, list[ImageScore]] = {}
         for image in self.images:
             parts.setdefault(image.source, []).append(image)
-        return {**parts, ALL: list(self.images)} if parts else {}
+        return {**parts, ALL: list(self.distinct)} if parts else {}
+
+    @cached_property
+    def distinct(self) -> tuple[ImageScore, ...]:
+        """The images, each once: data sets share images under one id, and the truth of the first one counts."""
+        first: dict[str, ImageScore] = {}
+        for image in self.images:
+            first.setdefault(image.id, image)
+        return tuple(first.values())
 
     def protocol(self, name: ProtocolName) -> Protocol | None:
         """The protocol of a name, if the images were scored by it."""
@@ -159,6 +178,8 @@ class EvaluationResult:
             ["images", *(str(len(images)) for images in parts.values())],
             ["groups", *(str(count_groups(images)) for images in parts.values())],
         ]
+        if (copies := len(self.images) - len(self.distinct)) and ALL in parts:
+            lines.append(f"in {ALL!r} an image that stands in several data sets counts once ({copies} left out)")
         for protocol in self.protocols if parts else ():
             summary = self.summaries[protocol.name]
             rows = [[metric, *(str(summary[name][metric]) for name in parts)] for metric in protocol.names]
@@ -336,8 +357,7 @@ def evaluate(
                 prediction,
                 truths,
                 chosen,
-                subgroups.facts_of(sample, prediction, truths) if facts else {},
-                thumbnail(sample, prediction, truths) if thumbnail else b"",
+                *_look(sample, prediction, truths, facts, thumbnail),
             ),
             b"".join(np.packbits(truth).tobytes() for truth in truths.values()),
         )
@@ -386,11 +406,16 @@ def operating_point(
     )
     if not result.images:
         raise DataError(f"no image of tune could be used: {result.failures[0].reason}")
-    statistics = np.array([image.statistics["ranking"] for image in result.images])
-    thresholds = tuple(
-        ranking.highest_threshold(statistics[:, place], sensitivity) for place in range(len(predictor.classes))
-    )
-    return OperatingPoint(sensitivity, thresholds, len(result.images))
+    statistics = np.array([image.statistics["ranking"] for image in result.distinct])
+    thresholds, reached, images = [], [], []
+    for place in range(len(predictor.classes)):
+        threshold = ranking.highest_threshold(statistics[:, place], sensitivity)
+        counts = ranking.counts_at(statistics[:, place], [threshold])[:, 0]
+        shown = counts[:, 0] + counts[:, 2] > 0
+        thresholds.append(threshold)
+        reached.append(float(score("sensitivity", counts[shown]).mean()) if shown.any() else None)
+        images.append(int(shown.sum()))
+    return OperatingPoint(sensitivity, tuple(thresholds), tuple(reached), tuple(images))
 
 
 def read_truths(sample: Sample, classes: Iterable[str], size: tuple[int, int]) -> dict[str, Mask]:
@@ -404,7 +429,7 @@ def read_truths(sample: Sample, classes: Iterable[str], size: tuple[int, int]) -
     for name in classes:
         if name not in sample.masks:
             raise DataError(f"no {name!r} mask to compare with, only {sorted(sample.masks)}")
-        truth = truths[name] = read_mask(sample.masks[name])
+        truth = truths[name] = read_true_mask(sample.masks[name])
         if truth.shape != size:
             raise DataError(
                 f"{sample.masks[name]} is {truth.shape[1]} x {truth.shape[0]} px, its image {size[1]} x {size[0]}; "
@@ -413,9 +438,17 @@ def read_truths(sample: Sample, classes: Iterable[str], size: tuple[int, int]) -
     return truths
 
 
-def count_groups(images: Iterable[ImageScore]) -> int:
-    """How many different lesions or patients, as far as they are named, the images show."""
-    return len({image.group for image in images})
+def _look(
+    sample: Sample, prediction: Masks, truths: Mapping[str, Mask], facts: bool, thumbnail: Looks | None
+) -> tuple[Mapping[str, str | float], bytes]:
+    """Facts and thumbnail; none of a photograph that cannot be shown, whose masks can be scored nonetheless."""
+    try:
+        return (
+            subgroups.facts_of(sample, prediction, truths) if facts else {},
+            thumbnail(sample, prediction, truths) if thumbnail else b"",
+        )
+    except ImageError:
+        return {}, b""
 
 
 def _score(

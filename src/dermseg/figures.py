@@ -5,7 +5,7 @@ Every function takes an RGB photograph and returns a new array; what it is given
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -166,6 +166,46 @@ def probability_image(probability: NDArray[np.float32]) -> NDArray[np.uint8]:
     return (np.clip(probability, 0, 1) * 255 + 0.5).astype(np.uint8)
 
 
+def heat_map(
+    pixels: Picture,
+    heat: NDArray[np.float32],
+    mask: Mask,
+    point: tuple[float, float] | None = None,
+    caption: str = "",
+    note: str = "",
+) -> Picture:
+    """Lay a map over the photograph, which turns grey, with the lesion's outline, a scale bar and a caption.
+
+    The colours are viridis, whose steps look even (Smith and van der Walt, 2015); grey beneath keeps their hue.
+
+    Args:
+        pixels: The photograph, uint8 (h, w, 3), RGB, at any scale.
+        heat: Float (H, W) in [0, 1], at the image's own size.
+        mask: The lesion, bool (H, W).
+        point: A place (x, y) to ring, in pixels of the image.
+        caption: What the map is.
+        note: More of it, paler.
+
+    Returns:
+        The picture, uint8, RGB; the photograph in it is 480 to 1024 pixels long.
+
+    Raises:
+        InputError: If the map and the mask do not fit together.
+    """
+    if heat.shape != mask.shape:
+        raise InputError(f"The map has the shape {heat.shape}, the mask {mask.shape}.")
+    side = min(max(PANEL, *mask.shape), 1024)
+    grey = cv2.cvtColor(_fit(pixels, side), cv2.COLOR_RGB2GRAY)[..., None]
+    colours = _viridis(probability_image(_scaled(heat, side).astype(np.float32)))
+    drawn = outline((0.4 * grey + 0.6 * colours).astype(np.uint8), _fit_mask(mask, side), PAPER)
+    if point is not None:
+        scale = side / max(mask.shape)
+        centre = (int((point[0] + 0.5) * scale), int((point[1] + 0.5) * scale))
+        for colour, width in ((RIM, 5), (PAPER, 2)):
+            cv2.circle(drawn, centre, 9, colour, width, cv2.LINE_AA)
+    return _row([_labelled(Panel(drawn, caption, note)), _scale_bar(drawn.shape[0])])
+
+
 def side_by_side(pixels: Picture, mask: Mask, probability: NDArray[np.float32] | None = None) -> Picture:
     """Draw the photograph, its overlay, the mask and, if given, the probability in one captioned row.
 
@@ -196,12 +236,32 @@ def side_by_side(pixels: Picture, mask: Mask, probability: NDArray[np.float32] |
     cells = [_captioned(panel, caption) for caption, panel in panels.items()]
     if probability is not None:
         cells.append(_scale_bar(photo.shape[0]))
+    return _row(cells)
 
-    height = cells[0].shape[0]
-    gap = np.full((height, GAP, 3), PAPER, np.uint8)
-    row = [part for cell in cells for part in (gap, cell)]
-    top = np.full((GAP, sum(part.shape[1] for part in row) + GAP, 3), PAPER, np.uint8)
-    return np.vstack([top, np.hstack([*row, gap])])
+
+def uncertainty(pixels: Picture, mask: Mask, entropy: NDArray[np.float32]) -> Picture:
+    """Draw the photograph with the lesion's outline beside a map of the prediction's entropy and its scale bar.
+
+    The bar is of 0 to 1 bit whatever the map holds, so that pictures of two images compare. The colours are inferno,
+    whose steps look even and grow lighter, also without colour vision (Smith and van der Walt, 2015).
+
+    Args:
+        pixels: The photograph, uint8 (H, W, 3), RGB.
+        mask: The lesion, bool (H, W).
+        entropy: Float (H, W) in bits, [0, 1].
+
+    Returns:
+        The picture, uint8, RGB; photograph and map are as large as they are given.
+
+    Raises:
+        InputError: If the photograph, the mask and the map do not fit together.
+    """
+    _check_pair(pixels, mask)
+    if entropy.shape != mask.shape:
+        raise InputError(f"The map has the shape {entropy.shape}, the mask {mask.shape}.")
+    panels = {"Photograph and outline": outline(pixels, mask), "Entropy, bits": _inferno(probability_image(entropy))}
+    cells = [_captioned(panel, caption) for caption, panel in panels.items()]
+    return _row([*cells, _scale_bar(mask.shape[0], _inferno)])
 
 
 def sheet(rows: Sequence[Sequence[Panel]], title: str, subtitle: str = "") -> Picture:
@@ -344,6 +404,10 @@ def _viridis(grey: NDArray[np.uint8]) -> Picture:
     return cv2.applyColorMap(grey, cv2.COLORMAP_VIRIDIS)[..., ::-1].astype(np.uint8)
 
 
+def _inferno(grey: NDArray[np.uint8]) -> Picture:
+    return cv2.applyColorMap(grey, cv2.COLORMAP_INFERNO)[..., ::-1].astype(np.uint8)
+
+
 def _captioned(panel: Picture, caption: str) -> Picture:
     """Return the panel centred over its caption, widened with white where it is narrower."""
     text = _text(caption)
@@ -353,6 +417,14 @@ def _captioned(panel: Picture, caption: str) -> Picture:
     cell[: panel.shape[0], left : left + panel.shape[1]] = panel
     _paste(cell, text, panel.shape[0] + CAPTION // 2, (width - text.shape[1]) // 2)
     return cell
+
+
+def _row(cells: Sequence[Picture]) -> Picture:
+    """Return cells of one height side by side, with white around them."""
+    gap = np.full((cells[0].shape[0], GAP, 3), PAPER, np.uint8)
+    row = [part for cell in cells for part in (gap, cell)]
+    top = np.full((GAP, sum(part.shape[1] for part in row) + GAP, 3), PAPER, np.uint8)
+    return np.vstack([top, np.hstack([*row, gap])])
 
 
 def _labelled(panel: Panel) -> Picture:
@@ -374,12 +446,12 @@ def _labelled(panel: Panel) -> Picture:
     return cell
 
 
-def _scale_bar(height: int) -> Picture:
-    """Return viridis from 1 above to 0 below, with three ticks, as high as a captioned panel."""
+def _scale_bar(height: int, colours: Callable[[NDArray[np.uint8]], Picture] = _viridis) -> Picture:
+    """Return the colours from 1 above to 0 below, with three ticks, as high as a captioned panel."""
     bar, texts = 14, [_text(text) for text in ("1.0", "0.5", "0.0")]
     cell = np.full((height + CAPTION, bar + 8 + texts[0].shape[1], 3), PAPER, np.uint8)
     ramp = np.linspace(255, 0, height).round().astype(np.uint8)
-    cell[:height, :bar] = _viridis(np.repeat(ramp[:, None], bar, axis=1))
+    cell[:height, :bar] = colours(np.repeat(ramp[:, None], bar, axis=1))
     for text, place in zip(texts, (0.0, 0.5, 1.0), strict=True):
         half = text.shape[0] // 2
         row = min(max(round(place * (height - 1)), half), max(half, height - half))

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, cast, get_args
+from typing import Literal, TypeVar, cast, get_args
 
 import cv2
 import numpy as np
@@ -29,7 +29,14 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from dermseg.errors import BrokenImageError, ImageError, ImageTooLargeError, InputError, UnsupportedImageError
+from dermseg.errors import (
+    BrokenImageError,
+    DataError,
+    ImageError,
+    ImageTooLargeError,
+    InputError,
+    UnsupportedImageError,
+)
 
 Source = str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[np.uint8]
 Orientation = Literal["upright", "stored"]
@@ -38,6 +45,8 @@ MASK_THRESHOLD = 128
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
 
 Pixels = npt.NDArray[np.uint8]
+Samples = Pixels | npt.NDArray[np.uint16]
+_Samples = TypeVar("_Samples", bound=Samples)
 
 _ACCEPTED = "a JPEG, PNG, BMP, TIFF or WebP picture"
 _MAGIC = {
@@ -120,23 +129,25 @@ class Photograph:
             UnsupportedImageError: The pixels are of a kind without a defined 8-bit colour.
             ImageTooLargeError: There is not enough memory.
         """
-        samples = self._samples(at_least)
+        samples = _upper(self._samples(at_least)[0])
         if samples.ndim == 2:
             return cast(Pixels, cv2.cvtColor(samples, cv2.COLOR_GRAY2RGB))
         return np.array(_opaque(samples, backdrop=255), order="C")
 
-    def _samples(self, at_least: int | None = None) -> Pixels:
-        """Gives grey (H, W), RGB (H, W, 3) or RGBA (H, W, 4), possibly read-only."""
-        turn = self.exif_orientation if self.orientation == "upright" else 1
+    def _samples(self, at_least: int | None = None) -> tuple[Samples, int]:
+        """Gives grey (H, W), RGB (H, W, 3) or RGBA (H, W, 4), possibly read-only, and the file's bits of each."""
+        turn, bits = self.exif_orientation if self.orientation == "upright" else 1, 8
+        samples: Samples
         if isinstance(self._content, bytes):
             with _decoding(self.name, self.format):
                 image = _READERS[self.format](io.BytesIO(self._content))
                 if at_least is not None and isinstance(image, JpegImageFile):
                     _reduce(image, at_least, exactly=turn != 1)
+                bits = _bits(image, self._content)
                 samples = _read_samples(image, self.name)
         else:
             samples = self._content
-        return turned(samples, turn)
+        return turned(samples, turn), bits
 
 
 def open_image(
@@ -173,7 +184,7 @@ def open_image(
         name, kind, exif_orientation = "<image>", "image", _exif_orientation(source.info.get("exif"))
         _check_size(name, source.height, source.width, max_megapixels)
         with _decoding(name, kind):
-            content = _read_samples(source, name)
+            content = _upper(_read_samples(source, name))
         height, width = content.shape[:2]  # Pillow turns a TIFF when it loads it
     else:
         name, kind, encoded = _read(source)
@@ -218,10 +229,95 @@ def read_mask_values(source: Source, *, max_megapixels: float = DEFAULT_MAX_MEGA
     Raises:
         DermsegError: As `open_image` and `Photograph.pixels`.
     """
-    samples = open_image(source, max_megapixels=max_megapixels)._samples()
-    if samples.ndim == 2:
-        return samples
-    return cast(Pixels, cv2.cvtColor(_opaque(samples, backdrop=0), cv2.COLOR_RGB2GRAY))
+    return StoredMask(*open_image(source, max_megapixels=max_megapixels)._samples()).values
+
+
+@dataclass(frozen=True, eq=False)
+class StoredMask:
+    """What a mask's file holds, decoded, before it is reduced to 8 bits of grey.
+
+    Attributes:
+        samples: Grey (H, W), 0 to 255, or to 65535 where the file has 16 bits; RGB (H, W, 3) or RGBA (H, W, 4), 0 to
+            255, also where the file has 16 bits: of those only the upper 8 are decoded.
+        bits: The file's of each sample, 16 or 8 (also for fewer).
+    """
+
+    samples: Samples
+    bits: int
+
+    @property
+    def values(self) -> Pixels:
+        """As `read_mask_values` gives them: (H, W), 0 to 255."""
+        samples = _upper(self.samples)
+        if samples.ndim == 2:
+            return samples
+        return cast(Pixels, cv2.cvtColor(_opaque(samples, backdrop=0), cv2.COLOR_RGB2GRAY))
+
+    @property
+    def colours(self) -> Samples:
+        """The samples without alpha: (H, W) or (H, W, 3)."""
+        return self.samples if self.samples.ndim == 2 else self.samples[..., :3]
+
+    @property
+    def alpha(self) -> tuple[int, int]:
+        """The least and the greatest opacity, 0 to 255."""
+        if self.samples.shape[2:] != (4,):
+            return 255, 255
+        alpha = self.samples[..., 3]
+        return int(alpha.min()), int(alpha.max())
+
+
+def read_stored_mask(path: str | os.PathLike[str]) -> StoredMask:
+    """Reads a mask's file without reducing what it holds.
+
+    Raises:
+        DermsegError: As `open_image` and `Photograph.pixels`, of the same class; the sentence says that it is a mask
+            and gives the whole path, since the image may have the same name.
+    """
+    try:
+        return StoredMask(*open_image(path)._samples())
+    except (ImageError, InputError) as error:
+        shown = _shown(path)
+        reason = str(error).removeprefix(f"{shown} ").removeprefix(f"{_shown(Path(path).name)} ")
+        raise type(error)(f"the mask {shown} {reason}") from error
+
+
+def read_true_mask(path: str | os.PathLike[str]) -> npt.NDArray[np.bool_]:
+    """Reads a mask to score others against as `read_mask` does, but none that is empty by its encoding alone.
+
+    Labels 0 and 1, 16 bits with values up to 255, or black paint on a transparent ground hold a lesion of which the
+    challenge's threshold would leave nothing. A mask of nothing but 0 is empty.
+
+    Returns:
+        (H, W), True on foreground.
+
+    Raises:
+        DataError: It holds something, but nothing above `MASK_THRESHOLD`.
+        DermsegError: As `read_stored_mask`.
+    """
+    stored = read_stored_mask(path)
+    grey = stored.values
+    mask = grey > MASK_THRESHOLD
+    if mask.any():
+        return mask
+    is_grey = stored.samples.ndim == 2
+    if stored.alpha[0] < stored.alpha[1]:
+        held = f"is transparent in part, with nothing above {MASK_THRESHOLD}"
+    elif stored.bits == 16 and not is_grey:
+        held = f"holds 16-bit colours, with nothing above {MASK_THRESHOLD} in their upper 8 bits"
+    elif stored.colours.any():
+        shown, kind = (stored.samples, "values") if is_grey else (grey, "colours of grey values")
+        limit = MASK_THRESHOLD if stored.bits == 8 else MASK_THRESHOLD << 8 | 255
+        bits = "16-bit " if stored.bits == 16 else ""
+        held = f"holds {bits}{kind} from {shown.min()} to {shown.max()}, none above {limit}"
+    else:
+        return mask
+    # The check mends two values, of those that it sees.
+    mended = " (dermseg data check --fix does it)" if len(np.unique(grey)) == 2 else ""
+    raise DataError(
+        f"the mask {_shown(path)} {held}, so that nothing would count as foreground; save it as 8-bit grey, 0 and 255"
+        f"{mended}"
+    )
 
 
 @dataclass(frozen=True)
@@ -561,8 +657,17 @@ def _reduce(image: JpegImageFile, at_least: int, exactly: bool) -> None:
             return
 
 
-def _read_samples(image: Image.Image, name: str) -> Pixels:
-    """Gives grey (H, W), RGB (H, W, 3) or RGBA (H, W, 4)."""
+def _bits(image: ImageFile, content: bytes) -> int:
+    """The bits of each of a file's samples, 16 or 8, by its header; of 16-bit colours Pillow decodes the upper 8."""
+    if isinstance(image, PngImageFile):
+        return 16 if content[24] == 16 else 8
+    if isinstance(image, TiffImageFile):
+        return 16 if 16 in image.tag_v2.get(258, ()) else 8
+    return 8
+
+
+def _read_samples(image: Image.Image, name: str) -> Samples:
+    """Gives grey (H, W) of 8 or 16 bits, RGB (H, W, 3) or RGBA (H, W, 4)."""
     tags = getattr(image, "tag_v2", {258: (16,), 262: 1})
     is_16_bit = image.mode.startswith("I;16")
     if image.mode in ("I", "F") or (is_16_bit and (tags.get(258), tags.get(262)) != ((16,), 1)):
@@ -571,12 +676,17 @@ def _read_samples(image: Image.Image, name: str) -> Pixels:
             "convert it to an 8-bit PNG"
         )
     if is_16_bit:
-        return (np.asarray(image) >> 8).astype(np.uint8)
+        return np.asarray(image).astype(np.uint16, copy=False)
     if image.mode == "La":
         image = image.convert("LA")
     has_alpha = image.mode in ("LA", "PA", "RGBA", "RGBa") or "transparency" in image.info
     mode = "RGBA" if has_alpha else "L" if image.mode in ("1", "L") else "RGB"
     return np.asarray(image if image.mode == mode else image.convert(mode))
+
+
+def _upper(samples: Samples) -> Pixels:
+    """The upper 8 bits of samples."""
+    return cast(Pixels, samples if samples.dtype == np.uint8 else (samples >> 8).astype(np.uint8))
 
 
 def _opaque(samples: Pixels, backdrop: int) -> Pixels:
@@ -587,7 +697,7 @@ def _opaque(samples: Pixels, backdrop: int) -> Pixels:
     return ((samples[..., :3] * alpha + backdrop * (255 - alpha) + 127) // 255).astype(np.uint8)
 
 
-def turned(samples: Pixels, exif_orientation: int) -> Pixels:
+def turned(samples: _Samples, exif_orientation: int) -> _Samples:
     """Turns stored samples, (H, W) or (H, W, C), upright; an EXIF orientation of 5 to 8 exchanges their sides."""
     upright: cv2.typing.MatLike = samples
     if exif_orientation >= 5:
@@ -596,4 +706,4 @@ def turned(samples: Pixels, exif_orientation: int) -> Pixels:
         upright = cv2.flip(upright, 1)
     if exif_orientation in (3, 4, 7, 8):
         upright = cv2.flip(upright, 0)
-    return cast(Pixels, upright)
+    return cast(_Samples, upright)

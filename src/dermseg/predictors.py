@@ -16,7 +16,7 @@ from dermseg import uncertainty
 from dermseg.data.catalog import LESION, LESION_SUFFIXES, Sample
 from dermseg.data.layouts import LOSSLESS, Folder
 from dermseg.errors import DataError, InputError, PredictionSizeError, PredictionValuesError, few
-from dermseg.imaging import MASK_THRESHOLD, Photograph, open_image, read_mask_values
+from dermseg.imaging import MASK_THRESHOLD, Photograph, StoredMask, open_image, read_stored_mask
 from dermseg.processing import DECODED_SIDE
 from dermseg.protocols import Mask
 from dermseg.segmenter import OUTPUTS, Prediction, Segmenter
@@ -29,7 +29,7 @@ class Model:
 
     def __init__(self, segmenter: Segmenter | uncertainty.Ensemble) -> None:
         told = segmenter.bundle.manifest if isinstance(segmenter, Segmenter) else segmenter
-        self.name = told.name
+        self.name = segmenter.name
         self.classes = told.classes
         self.input_size = told.input_size
         self.thresholds = segmenter.thresholds
@@ -160,8 +160,9 @@ class MaskFolder:
 
         Raises:
             PredictionSizeError: A mask is not of the image's size, upright as its EXIF says.
-            PredictionValuesError: A mask holds other values than 0 and 255.
-            DermsegError: A file cannot be read.
+            PredictionValuesError: A mask holds transparent pixels, 16-bit colours, or other values than 0 and 255, in
+                16 bits of grey 0 and 65535.
+            DermsegError: A file cannot be read; of a mask's the sentence gives the whole path.
         """
         photograph = open_image(sample.image)
         files = ((name, self._files[_key(sample), name]) for name in self.classes)
@@ -206,23 +207,37 @@ def _sort(listing: Folder, classes: Sequence[str], known: Set[str]) -> _Sorted:
 
 
 def _read(path: Path, size: tuple[int, int]) -> Mask:
-    grey = read_mask_values(path)
-    if grey.shape != size:
+    stored = read_stored_mask(path)
+    height, width = stored.samples.shape[:2]
+    if (height, width) != size:
         raise PredictionSizeError(
-            f"{path.name} is {grey.shape[1]} x {grey.shape[0]} px for an image of {size[1]} x {size[0]} px; save masks "
-            "at their images' size"
+            f"the mask {path} is {width} x {height} px for an image of {size[1]} x {size[0]} px; save masks at their "
+            "images' size"
         )
+    grey = stored.values
     mask: Mask = grey == 255
-    if np.count_nonzero(mask) + np.count_nonzero(grey == 0) < grey.size:
-        values = np.unique(grey)
-        shown = f"{len(values)} values from {values[0]} to {values[-1]}"
-        if len(values) <= 3:
-            shown = " and ".join(map(str, values))
+    if fault := _fault(stored, grey, mask):
         raise PredictionValuesError(
-            f"{path.name} holds {shown}; save masks as 255 on what was found and 0 elsewhere, since only what is above "
-            f"{MASK_THRESHOLD} counts as foreground"
+            f"the mask {path} {fault}; save masks as 8-bit grey, 255 on what was found and 0 elsewhere, since only "
+            f"what is above {MASK_THRESHOLD} counts as foreground"
         )
     return mask
+
+
+def _fault(stored: StoredMask, grey: NDArray[np.uint8], mask: Mask) -> str:
+    """What a file holds beside 0 and 255, or in such a way that these may not be what was meant; else nothing."""
+    if stored.alpha[0] < 255:
+        return "holds transparent pixels, which count as background"
+    if stored.bits == 16 and stored.samples.ndim == 3:
+        return "holds 16-bit colours, of which only the upper 8 bits are read"
+    if stored.bits == 16 and not np.isin(stored.samples, (0, 65535)).all():
+        return f"holds 16-bit values from {stored.samples.min()} to {stored.samples.max()}"
+    if np.count_nonzero(mask) + np.count_nonzero(grey == 0) == grey.size:
+        return ""
+    values = np.unique(grey)
+    if len(values) <= 3:
+        return f"holds {' and '.join(map(str, values))}"
+    return f"holds {len(values)} values from {values[0]} to {values[-1]}"
 
 
 def _key(sample: Sample) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typing
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal, cast, get_args
@@ -215,6 +215,11 @@ class ImageScore:
     metrics: Mapping[str, float]
     facts: Mapping[str, str | float] = field(default_factory=dict)
     thumbnail: bytes = field(default=b"", repr=False)
+
+
+def count_groups(images: Iterable[ImageScore]) -> int:
+    """How many different lesions or patients, as far as they are named, the images show."""
+    return len({image.group for image in images})
 
 
 def protocol_for(name: ProtocolName, classes: Sequence[str], input_size: int | None) -> Protocol:

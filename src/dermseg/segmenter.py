@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast, get_args
 
 import cv2
 import numpy as np
@@ -32,8 +33,13 @@ from dermseg.imaging import (
 )
 from dermseg.parallel import attempt, in_order
 from dermseg.processing import DECODED_SIDE, decode, prepare
+from dermseg.quality import Quality, QualityModel, judge
+from dermseg.uncertainty import Samples, Uncertainty, augmented, dropout, mean, plain, sigmoid
 
-Output = Literal["mask", "overlay", "result", "probability", "json"]
+if TYPE_CHECKING:
+    from dermseg.measurement import Measurements
+
+Output = Literal["mask", "overlay", "result", "probability", "uncertainty", "json"]
 OUTPUTS: tuple[Output, ...] = get_args(Output)
 VIEW_SIZE = DECODED_SIDE
 
@@ -46,10 +52,16 @@ class Prediction:
         photograph: The image.
         pixels: It, decoded at a scale good enough for pictures of ``VIEW_SIZE`` pixels; uint8 RGB.
         classes: Names of the classes; ``lesion`` for the shipped model.
-        probabilities: float32 (K, S, S) in [0, 1] at the network's size, one map a class.
+        probabilities: float32 (K, S, S) in [0, 1] at the network's size, one map a class; the mean where there are
+            several predictions of the image.
         geometry: Where the image lies in the maps.
         thresholds: One a class: pixels with a higher probability belong to the mask.
         bundle: Name of the bundle.
+        uncertainty: How several predictions differ; None of a single one.
+        embedding: What the encoder makes of the image, float32 (D,); None of a bundle that does not tell, and of an
+            ensemble.
+        mm_per_pixel: Length of a side of the image's pixels; None if unknown.
+        quality_model: The bundle's, which judges the prediction; None if it has none.
     """
 
     photograph: Photograph
@@ -59,6 +71,10 @@ class Prediction:
     geometry: Geometry
     thresholds: tuple[float, ...]
     bundle: str
+    uncertainty: Uncertainty | None = field(default=None, repr=False)
+    embedding: NDArray[np.float32] | None = field(default=None, repr=False)
+    mm_per_pixel: float | None = None
+    quality_model: QualityModel | None = field(default=None, repr=False)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -82,6 +98,21 @@ class Prediction:
         """A class's mask at the image's own size, bool (H, W)."""
         return self.probability(name) > np.float32(self.thresholds[self._index(name)])
 
+    @cached_property
+    def quality(self) -> Quality | None:
+        """What the prediction is worth, estimated without a truth; None of a bundle that has no model of it.
+
+        The model was fitted on single predictions; where there are several, it judges their mean.
+        """
+        return judge(self.quality_model, self) if self.quality_model else None
+
+    @cached_property
+    def measurements(self) -> Measurements | None:
+        """Size, shape, border and colours of what the first class's mask shows; None of an empty one."""
+        from dermseg.measurement import measure
+
+        return measure(self.pixels, self.mask, self.mm_per_pixel)
+
     def overlay(self, longest: int | None = VIEW_SIZE) -> NDArray[np.uint8]:
         """The photograph with the mask's outline, RGB, its longer side at most ``longest`` pixels; None for its own."""
         return figures.overlay(*self._view(longest)[:2])
@@ -91,7 +122,12 @@ class Prediction:
         return figures.side_by_side(*self._view(VIEW_SIZE))
 
     def to_dict(self) -> dict[str, Any]:
-        """The prediction in plain values: image, bundle, and each class's threshold, area and bounding box."""
+        """The prediction in plain values: image, bundle, and each class's threshold, area and bounding box.
+
+        Then ``measurements`` of the first class's mask, ``quality``, and ``uncertainty``, which tells of how many
+        ``samples`` it is and, by class, the means of ``Uncertainty.summary``. Each of the three is None where the
+        prediction has none.
+        """
         height, width = self.size
         return {
             "image": self.photograph.name,
@@ -102,6 +138,9 @@ class Prediction:
             "bundle": self.bundle,
             "dermseg": __version__,
             "classes": [self._measure(name) for name in self.classes],
+            "measurements": self.measurements.to_dict() if self.measurements else None,
+            "quality": self.quality.to_dict() if self.quality else None,
+            "uncertainty": self._summary(),
         }
 
     def save(
@@ -111,11 +150,11 @@ class Prediction:
         stem: str | None = None,
         mask_bits: Literal[1, 8] = 8,
     ) -> list[Path]:
-        """Write files named ``<stem>_mask.png``, ``_overlay.png``, ``_result.png``, ``_probability.png``, ``.json``.
+        """Write files named ``<stem>_mask.png``, likewise of the other pictures, and ``<stem>.json``.
 
         Args:
             folder: Made if it does not exist.
-            outputs: Which of ``OUTPUTS``.
+            outputs: Which of ``OUTPUTS``; ``uncertainty`` of several predictions only.
             stem: The image's own if None.
             mask_bits: Of a mask's pixel: 8 as the ISIC challenge asks, or 1.
 
@@ -123,9 +162,9 @@ class Prediction:
             The files, in the order of ``outputs``.
 
         Raises:
-            InputError: If the folder cannot be written, or an output does not exist.
+            InputError: If the folder cannot be written, or an output does not exist or cannot be had.
         """
-        check_outputs(outputs)
+        check_outputs(outputs, sampled=self.uncertainty is not None)
         stem = stem or Path(self.photograph.name).stem.strip("<>")
         paths = []
         make_folder(folder)
@@ -145,6 +184,11 @@ class Prediction:
                 return encode_image(self.side_by_side())
             case "probability":
                 return encode_image(figures.probability_image(self.probability()))
+            case "uncertainty":
+                assert self.uncertainty is not None  # by check_outputs
+                pixels, mask, _ = self._view(VIEW_SIZE)
+                view = replace(self.geometry, height=mask.shape[0], width=mask.shape[1])
+                return encode_image(figures.uncertainty(pixels, mask, view.invert(self.uncertainty.entropy[0])))
             case "json":
                 return (json.dumps(self.to_dict(), indent=2) + "\n").encode()
 
@@ -159,6 +203,13 @@ class Prediction:
         probability = view.invert(self.probabilities[0])
         pixels = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
         return pixels, probability > np.float32(self.thresholds[0]), probability
+
+    def _summary(self) -> dict[str, Any] | None:
+        if self.uncertainty is None:
+            return None
+        masks = self.probabilities > np.array(self.thresholds, np.float32)[:, None, None]
+        summaries = self.uncertainty.summary(masks, self.geometry.content)
+        return {"samples": self.uncertainty.samples, "classes": dict(zip(self.classes, summaries, strict=True))}
 
     def _measure(self, name: str) -> dict[str, Any]:
         mask = self.mask if name == self.classes[0] else self.mask_of(name)
@@ -180,6 +231,22 @@ class Prediction:
         return self.classes.index(name)
 
 
+class Prepared(NamedTuple):
+    """An image on its way to the network.
+
+    Attributes:
+        photograph: The image.
+        pixels: It, decoded as ``Prediction.pixels``.
+        geometry: Where it lies in the network's square.
+        image_CHW: The network's input, normalised, float32 (3, S, S).
+    """
+
+    photograph: Photograph
+    pixels: NDArray[np.uint8]
+    geometry: Geometry
+    image_CHW: NDArray[np.float32]  # noqa: N815
+
+
 class Segmenter:
     """Segments images with one bundle, which is loaded once. May be used from several threads.
 
@@ -191,6 +258,15 @@ class Segmenter:
         orientation: ``upright`` turns a photograph as its EXIF says; ``stored`` leaves it as it is in the file.
         max_megapixels: The largest image that is opened.
         threads: Threads of one inference on the CPU; all cores if None.
+        tta: Whether the image is also predicted mirrored, turned and scaled: ``uncertainty.TRANSFORMS``, ten views.
+        mc_dropout: Predictions of each view by Monte Carlo dropout, at least 2; 0 is one, without dropout.
+        seed: Of the dropout, at least 0; an image's prediction depends on it, but not on the images before.
+        mm_per_pixel: Length of a side of the image's pixels, for measurements in millimetres.
+
+    Attributes:
+        bundle: The bundle.
+        name: Its name, and how several predictions are made where they are: ``lesion (tta, mc dropout 10)``.
+        thresholds: One a class: pixels with a higher probability belong to the mask.
 
     Raises:
         BundleError: If the bundle cannot be used.
@@ -213,6 +289,10 @@ class Segmenter:
         orientation: Orientation = "upright",
         max_megapixels: float = DEFAULT_MAX_MEGAPIXELS,
         threads: int | None = None,
+        tta: bool = False,
+        mc_dropout: int = 0,
+        seed: int = 0,
+        mm_per_pixel: float | None = None,
     ) -> None:
         if orientation not in get_args(Orientation):
             raise InputError(f"there is no orientation {orientation!r}; choose from: upright, stored")
@@ -220,6 +300,12 @@ class Segmenter:
             raise InputError(f"the threshold is {threshold}; expected a probability between 0 and 1")
         if not max_megapixels > 0:
             raise InputError(f"max_megapixels is {max_megapixels}; expected a number above 0")
+        if mc_dropout < 0 or mc_dropout == 1:
+            raise InputError(f"mc_dropout is {mc_dropout}; expected 0 for none, or 2 samples or more")
+        if seed < 0:
+            raise InputError(f"the seed is {seed}; expected 0 or more")
+        if mm_per_pixel is not None and not 0 < mm_per_pixel < math.inf:
+            raise InputError(f"mm_per_pixel is {mm_per_pixel}; expected a length above 0, in millimetres")
         self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.load(bundle)
         manifest = self.bundle.manifest
         self.thresholds = tuple(threshold or manifest.thresholds[name] for name in manifest.classes)
@@ -227,7 +313,20 @@ class Segmenter:
         self._std = np.array(manifest.normalisation.std, np.float32)[:, None, None] * 255
         self._orientation: Orientation = orientation
         self._max_megapixels = max_megapixels
+        self._mm_per_pixel = mm_per_pixel
         self._engine = open_engine(self.bundle, engine, device, threads)
+        self._temperature = manifest.calibration.of(manifest.classes)
+        ways = ["tta"] * tta + [f"mc dropout {mc_dropout}"] * bool(mc_dropout)
+        self.name = f"{manifest.name} ({', '.join(ways)})" if ways else manifest.name
+        predict = plain(self._engine, self._temperature)
+        if mc_dropout:
+            predict = dropout(self._engine.sample, self._temperature, mc_dropout, seed)
+            # A network that cannot is refused here, not with each image.
+            self._engine.sample(np.zeros((3, manifest.input_size, manifest.input_size), np.float32), 1, seed)
+        if tta:
+            padding = (manifest.normalisation.padding - self._mean) / self._std
+            predict = augmented(predict, padding.ravel().tolist())
+        self._predict = predict if ways else None
 
     def __call__(self, source: Source) -> Prediction:
         """Segment one image.
@@ -239,22 +338,42 @@ class Segmenter:
             ImageError: If the image cannot be used; the subclass says why.
             InputError: If there is no such file.
         """
+        return self.predict(self.prepare(source))
+
+    def predict(self, prepared: Prepared) -> Prediction:
+        """Segment an image that ``prepare`` has brought to the network's input."""
+        return self.sample(prepared)[0]
+
+    def sample(self, prepared: Prepared) -> tuple[Prediction, Samples]:
+        """Segment an image likewise, and give the samples whose mean the probabilities are too, (N, K, S, S)."""
+        manifest = self.bundle.manifest
+        photograph, pixels, geometry, image_CHW = prepared
+        logits, embedding = self._engine.embedding(image_CHW[None])
+        samples = self._predict(image_CHW[None])[0] if self._predict else sigmoid(logits / self._temperature)
+        prediction = Prediction(
+            photograph=photograph,
+            pixels=pixels,
+            classes=manifest.classes,
+            probabilities=mean(samples) if len(samples) > 1 else samples[0],
+            geometry=geometry,
+            thresholds=self.thresholds,
+            bundle=manifest.name,
+            uncertainty=Uncertainty.of(samples) if len(samples) > 1 else None,
+            embedding=None if embedding is None else embedding[0],
+            mm_per_pixel=self._mm_per_pixel,
+            quality_model=manifest.quality,
+        )
+        return prediction, samples
+
+    def prepare(self, source: Source) -> Prepared:
+        """Bring an image to what the network takes; raises as ``__call__`` does."""
         manifest = self.bundle.manifest
         photograph = open_image(source, max_megapixels=self._max_megapixels, orientation=self._orientation)
         geometry = Geometry.fit(*photograph.size, manifest.input_size)
         pixels = decode(photograph, manifest.input_size)
         canvas = prepare(pixels, geometry, manifest.normalisation.padding, manifest.processing)
         image_CHW = (canvas.transpose(2, 0, 1).astype(np.float32) - self._mean) / self._std
-        logits_KHW = self._engine(image_CHW[None])[0]
-        return Prediction(
-            photograph=photograph,
-            pixels=pixels,
-            classes=manifest.classes,
-            probabilities=_sigmoid(logits_KHW / np.float32(manifest.calibration.temperature)),
-            geometry=geometry,
-            thresholds=self.thresholds,
-            bundle=manifest.name,
-        )
+        return Prepared(photograph, pixels, geometry, image_CHW)
 
     def stream(
         self,
@@ -273,27 +392,41 @@ class Segmenter:
         Yields:
             For each source, in order, its prediction, or the error that it or ``finish`` met.
         """
-
-        def work(source: Source) -> Prediction:
-            prediction = self(source)
-            if finish is not None:
-                finish(source, prediction)
-            return prediction
-
-        yield from in_order(lambda source: attempt(work, source), sources, workers)
+        yield from stream(self, sources, finish, workers)
 
 
-def check_outputs(names: Sequence[str]) -> Sequence[Output]:
+def stream(
+    segment: Callable[[Source], Prediction],
+    sources: Iterable[Source],
+    finish: Callable[[Source, Prediction], object] | None,
+    workers: int | None,
+) -> Generator[Prediction | DermsegError]:
+    """Segment many images with whatever segments one; as ``Segmenter.stream``."""
+
+    def work(source: Source) -> Prediction:
+        prediction = segment(source)
+        if finish is not None:
+            finish(source, prediction)
+        return prediction
+
+    yield from in_order(lambda source: attempt(work, source), sources, workers)
+
+
+def check_outputs(names: Sequence[str], *, sampled: bool = True) -> Sequence[Output]:
     """Give ``names`` back if each is one of ``OUTPUTS``.
 
+    Args:
+        names: Of outputs.
+        sampled: Whether there are several predictions of an image, which ``uncertainty`` needs.
+
     Raises:
-        InputError: If one is not, or there is none.
+        InputError: If one is not, there is none, or it cannot be had.
     """
     if unknown := [name for name in names or [""] if name not in OUTPUTS]:
         raise InputError(f"there is no output {unknown[0]!r}; choose from: {', '.join(OUTPUTS)}")
+    if "uncertainty" in names and not sampled:
+        raise InputError(
+            "the output 'uncertainty' shows how several predictions of an image differ; ask for them with --tta, "
+            "--mc-dropout or --ensemble, in Python with tta=True, mc_dropout=10 or an Ensemble"
+        )
     return cast(Sequence[Output], names)
-
-
-def _sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    with np.errstate(over="ignore"):  # exp(-x) may reach infinity, where the answer is exactly 0
-        return (1 / (1 + np.exp(-logits))).astype(np.float32, copy=False)

@@ -19,11 +19,13 @@ from dermseg.data.metadata import KEYS
 from dermseg.errors import DermsegError
 from dermseg.imaging import read_mask
 from dermseg.metrics import Interval, bootstrap
-from dermseg.protocols import ImageScore, Mask, Masks, Protocol
+from dermseg.protocols import ImageScore, Mask, Masks, Protocol, count_groups
+from dermseg.wording import capital, count, plain
 
 if TYPE_CHECKING:
     from dermseg.evaluation import EvaluationResult
 
+SKIN_TONE = "skin_tone_estimated"
 HAIR = ("none", "some", "much")
 HAIR_LIMITS = (0.01, 0.08)  # shares of the image; a class reaches up to its limit
 AGES = ("under 30", "30 to 49", "50 to 69", "70 and over")
@@ -35,8 +37,12 @@ FEWEST_GROUPS = 20
 Where 7 in 100 images fail, whichever they are, subgroups of 10 seem to differ from the others in 16 of 100 cases, of 20
 in 12, of 30 in 9 and of 50 in 7, mostly as better: few images may happen to hold no failure.
 """
+LEAST_GROUPS = 6
+"""Below which a subgroup's metric has no interval: resamples of so few say little of others."""
 CLOSE = 0.03
 """A gap whose interval stays within this, on either side of 0, is too small to matter."""
+
+MOST_NAMED = len(SKIN_TONES)  # levels that are too small
 
 Verdict = Literal["shown", "unlikely", "unclear"]
 
@@ -49,7 +55,7 @@ class Level:
         name: What they have in common, such as "tiny".
         images: How many there are.
         groups: How many lesions or patients they show.
-        metric: The protocol's main metric of them.
+        metric: The protocol's main metric of them; of fewer than `LEAST_GROUPS` groups its interval is NaN.
         gap: That metric less the others', with the interval of the difference; the others are all other images of
             which the factor is known. NaN where they or these are of fewer than `FEWEST_GROUPS` groups.
         verdict: "shown" where the gap's interval lies on one side of 0, "unlikely" where all of it is within `CLOSE`
@@ -74,11 +80,15 @@ class Factor:
         name: The fact's name, as in `ImageScore.facts`; or "source", the data set.
         title: In words.
         levels: At least two, in their natural order, or from the most to the fewest images.
+        images: Of how many the fact is known.
+        whole: The main metric of these.
     """
 
     name: str
     title: str
     levels: tuple[Level, ...]
+    images: int
+    whole: float
 
     @property
     def compared(self) -> tuple[Level, ...]:
@@ -87,12 +97,18 @@ class Factor:
         return levels[:1] if len(self.levels) == 2 else levels
 
     @property
+    def too_few(self) -> str:
+        """Which levels are too small to compare, in a sentence; empty if all are large enough."""
+        small = [level for level in self.levels if level.groups < FEWEST_GROUPS]
+        names = [f"{plain(level.name)} ({_size(level.images, level.groups)})" for level in small]
+        more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+        return f"Too few images of {', '.join(names[:MOST_NAMED])}{more} to compare." if names else ""
+
+    @property
     def summary(self) -> str:
-        """One line: the largest gap that is shown, else the largest that was measured."""
-        if not self.compared:
-            return f"{self.title}: too few images to compare."
-        largest = max(self.compared, key=lambda level: (level.verdict == "shown", abs(level.gap.mean)))
-        return f"{self.title}: {largest.sentence}"
+        """The largest gap that is shown, else the largest that was measured; and what is too small to compare."""
+        largest = sorted(self.compared, key=lambda level: (level.verdict == "shown", abs(level.gap.mean)))[-1:]
+        return " ".join(filter(None, [f"{self.title}:", *(level.sentence for level in largest), self.too_few]))
 
 
 def facts_of(sample: Sample, prediction: Masks, truths: Mapping[str, Mask]) -> dict[str, str | float]:
@@ -100,8 +116,10 @@ def facts_of(sample: Sample, prediction: Masks, truths: Mapping[str, Mask]) -> d
 
     - `lesion_fraction`: the share of the image that the true lesion covers; `lesion_size`: its class, as
       `appearance.SIZE_CLASSES`; `touches_border`: whether it reaches the image's edge, yes or no.
-    - `skin_tone` and `ita`: as `appearance.skin_tone` estimates them, where there is a true mask of the lesion.
-    - `hair`: none, some or much; `hair_fraction`: the share of the image that is hair, estimated; `ruler`: yes or no.
+    - `skin_tone_estimated` and `ita_estimated`: as `appearance.skin_tone` has them, where there is a true mask of the
+      lesion.
+    - `hair_estimated`: none, some or much; `hair_fraction_estimated`: the share of the image that is hair;
+      `ruler_estimated`: yes or no.
     - `diagnosis`, `sex`, `age` (a band), `age_years` and `site`: what the data set's tables say.
 
     Args:
@@ -122,8 +140,12 @@ def facts_of(sample: Sample, prediction: Masks, truths: Mapping[str, Mask]) -> d
         small = cv2.resize(lesion.view(np.uint8), size, interpolation=cv2.INTER_NEAREST).astype(np.bool_)
     seen = appearance.look(pixels, small)
     if lesion is not None and seen.skin_tone is not None:  # without a mask, the lesion would count as skin
-        facts |= {"skin_tone": seen.skin_tone.name, "ita": seen.skin_tone.ita}
-    facts |= {"hair": _class(seen.hair, HAIR_LIMITS, HAIR), "hair_fraction": seen.hair, "ruler": _yes(seen.ruler > 0)}
+        facts |= {"skin_tone_estimated": seen.skin_tone.name, "ita_estimated": seen.skin_tone.ita}
+    facts |= {
+        "hair_estimated": _class(seen.hair, HAIR_LIMITS, HAIR),
+        "hair_fraction_estimated": seen.hair,
+        "ruler_estimated": _yes(seen.ruler > 0),
+    }
     facts |= {key: sample.metadata[key] for key in KEYS if key in sample.metadata}
     if "age" in facts:
         years = float(facts["age"])
@@ -139,10 +161,11 @@ def subgroups(result: EvaluationResult) -> tuple[Factor, ...]:
     differs, not why. `remark` says how many gaps chance alone would seem to show.
 
     Returns:
-        The data set and each fact that takes at least two values, of images where it is known.
+        The data set and each fact that takes at least two values, of images where it is known. An image in several
+        data sets counts once, in the first.
     """
     factors = (_factor(kind, result) for kind in _KINDS)
-    return tuple(factor for factor in factors if len(factor.levels) > 1)
+    return tuple(factor for factor in factors if factor is not None)
 
 
 def remark(factors: Iterable[Factor]) -> str:
@@ -152,7 +175,7 @@ def remark(factors: Iterable[Factor]) -> str:
         return "No subgroup is large enough to compare."
     shown = sum(level.verdict == "shown" for level in levels)
     return (
-        f"Of {_plural(len(levels), 'comparison')}, about {0.05 * len(levels):.1f} (5 %) would seem to show a gap by "
+        f"Of {count(len(levels), 'comparison')}, about {0.05 * len(levels):.1f} (5 %) would seem to show a gap by "
         f"chance alone, somewhat more where subgroups are small; {shown} {'does' if shown == 1 else 'do'}."
     )
 
@@ -188,56 +211,63 @@ _KINDS = (
         {"yes": "reach", "no": "do not reach"},
     ),
     _Kind(
-        "skin_tone",
+        SKIN_TONE,
         "skin tone, estimated from uncalibrated images",
         "skin whose tone, estimated from uncalibrated images, is {}",
         SKIN_TONES,
     ),
-    _Kind("hair", "hair, estimated", "images with {} hair", HAIR, {"none": "no"}),
-    _Kind("ruler", "ruler, estimated", "images {} a ruler", ("yes", "no"), {"yes": "with", "no": "without"}),
+    _Kind("hair_estimated", "hair, estimated", "images with {} hair", HAIR, {"none": "no"}),
+    _Kind("ruler_estimated", "ruler, estimated", "images {} a ruler", ("yes", "no"), {"yes": "with", "no": "without"}),
     _Kind("sex", "sex", "{} patients"),
     _Kind("age", "age", "patients aged {}", AGES),
     _Kind("site", "site on the body", "lesions of the site {}"),
 )
 
 
-def _factor(kind: _Kind, result: EvaluationResult) -> Factor:
-    known = [(image, value) for image in result.images if (value := _value(image, kind.name)) is not None]
+def _factor(kind: _Kind, result: EvaluationResult) -> Factor | None:
+    known = [(image, value) for image in result.distinct if (value := _value(image, kind.name)) is not None]
     images, values = [image for image, _ in known], [value for _, value in known]
     counts = Counter(values)
     places = {name: place for place, name in enumerate(kind.order)}
     names = sorted(counts, key=lambda name: (places.get(name, len(places)), -counts[name], name))
     if len(names) < 2:
-        return Factor(kind.name, kind.title, ())
+        return None
 
     protocol = result.protocols[0]
     members = {name: [image for image, value in known if value == name] for name in names}
-    groups = {name: _groups(own) for name, own in members.items()}
+    groups = {name: count_groups(own) for name, own in members.items()}
     enough = [
         name
         for name in names
-        if groups[name] >= FEWEST_GROUPS and _groups(image for image, value in known if value != name) >= FEWEST_GROUPS
+        if groups[name] >= FEWEST_GROUPS
+        and count_groups(image for image, value in known if value != name) >= FEWEST_GROUPS
     ]
     gaps = _gaps(protocol, images, np.array(values)[:, None] == np.array(enough)) if enough else []
     gap_of = dict(zip(enough, gaps, strict=True))
     levels = []
     for name, own in members.items():
         gap = gap_of.get(name, Interval(math.nan, math.nan, math.nan))
-        count = f"{_count(len(own), groups[name])}, {_plural(len(images) - len(own), 'other')}"
-        on = f"{kind.on.format(kind.words.get(name, name))} ({count})"
-        verdict, sentence = _judge(protocol.main.replace("_", " ").replace("jaccard", "Jaccard"), on, gap)
+        sizes = f"{_size(len(own), groups[name], 'image')}, {count(len(images) - len(own), 'other')}"
+        on = f"{kind.on.format(kind.words.get(name, name))} ({sizes})"
+        verdict, sentence = _judge(plain(protocol.main).replace("jaccard", "Jaccard"), on, gap)
         metric = protocol.summarise(own)[protocol.main]
+        if groups[name] < LEAST_GROUPS:
+            metric = Interval(metric.mean, math.nan, math.nan)
         levels.append(Level(name, len(own), groups[name], metric, gap, verdict, sentence))
-    return Factor(kind.name, kind.title, tuple(levels))
+    whole = protocol.estimate(protocol.statistics_of(images).mean(axis=0)[None])[protocol.main]
+    title = kind.title
+    if kind.name == "source" and len(images) < len(result.images):
+        title += ", of images in several the first"
+    return Factor(kind.name, title, tuple(levels), len(images), float(whole[0]))
 
 
 def _gaps(protocol: Protocol, images: Sequence[ImageScore], members: NDArray[np.bool_]) -> list[Interval]:
     """The main metric of each level's images less that of the others, of who belongs to which level, (n, L)."""
     statistics = protocol.statistics_of(images)
-    shape, count = statistics.shape[1:], len(images)
+    shape, number = statistics.shape[1:], len(images)
     # Of each level's images, then of the others: how many they are, and their statistics.
     sides = np.stack([members, ~members], axis=1).astype(np.float64)
-    weighed = np.column_stack([np.ones(count), statistics.reshape(count, -1)])
+    weighed = np.column_stack([np.ones(number), statistics.reshape(number, -1)])
 
     def main(means: NDArray[np.float64]) -> NDArray[np.float64]:
         # Of that many groups, no resample is without.
@@ -252,7 +282,7 @@ def _gaps(protocol: Protocol, images: Sequence[ImageScore], members: NDArray[np.
 
 def _judge(metric: str, on: str, gap: Interval) -> tuple[Verdict, str]:
     """What a gap's interval shows, and the sentence that says so."""
-    first = metric[0].upper() + metric[1:]
+    first = capital(metric)
     if gap.low > 0 or gap.high < 0:
         more = gap.low > 0
         low, high = (gap.low, gap.high) if more else (-gap.high, -gap.low)
@@ -267,18 +297,10 @@ def _judge(metric: str, on: str, gap: Interval) -> tuple[Verdict, str]:
     return "unclear", f"{tell}: the gap's interval reaches from {gap.low:z.3f} to {gap.high:z.3f}."
 
 
-def _groups(images: Iterable[ImageScore]) -> int:
-    return len({image.group for image in images})
-
-
-def _count(images: int, groups: int) -> str:
-    """Images with the lesions or patients they show, where these are fewer."""
-    text = _plural(images, "image")
-    return text if groups == images else f"{text} of {_plural(groups, 'lesion or patient', 'lesions or patients')}"
-
-
-def _plural(number: int, one: str, many: str | None = None) -> str:
-    return f"{number:,} {one if number == 1 else many or one + 's'}"
+def _size(images: int, groups: int, noun: str = "") -> str:
+    """How many images, and of how many lesions or patients where these are fewer."""
+    text = count(images, noun) if noun else f"{images:,}"
+    return text if groups == images else f"{text} of {count(groups, 'lesion or patient', 'lesions or patients')}"
 
 
 def _value(image: ImageScore, name: str) -> str | None:

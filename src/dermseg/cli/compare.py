@@ -18,9 +18,10 @@ from dermseg.cli.scoring import (
     Splits,
     Subject,
     choose,
+    output_folder,
     protocols_of,
 )
-from dermseg.cli.segment import Device
+from dermseg.cli.segment import Device, McDropout, Seed, Tta
 from dermseg.errors import extra
 
 GIVEN = "a bundle's name, folder or zip, several joined by commas as an ensemble, or a folder of masks."
@@ -40,6 +41,12 @@ def compare(
     quarantine: Quarantine = None,
     threshold_a: Annotated[float | None, typer.Option(help="In place of A's own.")] = None,
     threshold_b: Annotated[float | None, typer.Option(help="In place of B's own.")] = None,
+    tta: Tta = False,
+    mc_dropout: McDropout = 0,
+    seed: Seed = 0,
+    plain_a: Annotated[
+        bool, typer.Option("--plain-a", help="--tta and --mc-dropout are for B alone: A is predicted once.")
+    ] = False,
     report: Annotated[bool, typer.Option("--report/--no-report", help="Write the page, with charts and cases.")] = True,
     cases: Annotated[int, typer.Option(min=0, help="Images shown where B is better, and where A is.")] = 6,
     device: Annotated[Device, typer.Option(help="auto is the CPU; cuda needs the extra 'train'.")] = Device.auto,
@@ -53,6 +60,7 @@ def compare(
     - `dermseg compare lesion masks-of-another-tool --data DATA --split test --source isic2017`
     - `dermseg compare lesion lesion,runs/unet/bundle --data DATA --split test --protocol official --no-report`
     - `dermseg compare lesion lesion --threshold-b 0.3 --data DATA --split tune`
+    - `dermseg compare lesion lesion --tta --plain-a --data DATA --split test`
     """
     with extra("a comparison", "evaluate"):
         from dermseg import comparison, evaluation
@@ -60,15 +68,20 @@ def compare(
         if report:
             from dermseg.report import comparison as page
     from dermseg.cli.progress import progress_bar
-    from dermseg.imaging import make_folder, write_bytes
+    from dermseg.imaging import write_bytes
 
     subjects = {name: Subject.of_either(given) for name, given in (("A", one), ("B", other))}
+    # Of masks beside a bundle it is the bundle that knows what they show.
+    known = next((subject.classes for subject in subjects.values() if subject.bundles), ())
+    subjects = {name: replace(subject, named=known) for name, subject in subjects.items()}
     comparison.check_classes(*(subject.classes for subject in subjects.values()))
     chosen = choose(data, source, split, splits, quarantine, subjects["A"].classes)
-    first = subjects["A"].open(chosen, device, threshold_a)
-    second = subjects["B"].open(chosen, device, threshold_b)
+    first = subjects["A"].open(
+        chosen, device, threshold_a, tta=tta and not plain_a, mc_dropout=0 if plain_a else mc_dropout, seed=seed
+    )
+    second = subjects["B"].open(chosen, device, threshold_b, tta=tta, mc_dropout=mc_dropout, seed=seed)
     protocols = [name for name in protocols_of(protocol, first) if name in protocols_of(protocol, second)]
-    make_folder(output)
+    output_folder(output, data, *(subject.folder for subject in subjects.values() if not subject.bundles))
     results = []
     for side, predictor, given in (("A", first, one), ("B", second, other)):
         with progress_bar(len(chosen.samples), f"scoring {side}") as advance:

@@ -18,10 +18,12 @@ from dermseg.cli.scoring import (
     Splits,
     Subject,
     choose,
+    names_in,
+    output_folder,
     protocols_of,
 )
-from dermseg.cli.segment import Device
-from dermseg.errors import InputError, extra
+from dermseg.cli.segment import Device, McDropout, Seed, Tta
+from dermseg.errors import DataError, InputError, extra
 
 
 def evaluate(
@@ -34,6 +36,12 @@ def evaluate(
         Path | None,
         typer.Option(help="Score a folder of masks instead: ID.png, ID_mask.png, ID_segmentation.png, ..."),
     ] = None,
+    classes: Annotated[
+        str | None,
+        typer.Option(
+            help="Of --predictions [lesion, or the attributes where names end with one].", metavar="NAME,NAME"
+        ),
+    ] = None,
     ensemble: Annotated[
         str | None, typer.Option(help="Score the mean of several bundles instead: B1,B2.", metavar="B1,B2")
     ] = None,
@@ -45,6 +53,9 @@ def evaluate(
     splits: Splits = None,
     quarantine: Quarantine = None,
     threshold: Annotated[float | None, typer.Option(help="In place of the bundle's own.")] = None,
+    tta: Tta = False,
+    mc_dropout: McDropout = 0,
+    seed: Seed = 0,
     sensitivity: Annotated[
         float,
         typer.Option(
@@ -69,26 +80,41 @@ def evaluate(
     - `dermseg evaluate --bundle runs/unet/bundle --data DATA --split test --source isic2017 --pdf`
     - `dermseg evaluate --predictions masks --data DATA --split test --protocol all --no-report`
     - `dermseg evaluate --ensemble lesion,runs/unet/bundle --data DATA --split test`
+    - `dermseg evaluate --tta --mc-dropout 10 --data DATA --split test --source isic2017`
     """
     if sum(given is not None for given in (bundle, predictions, ensemble)) > 1:
         raise typer.BadParameter("give one of --bundle, --predictions and --ensemble")
-    subject = Subject(folder=predictions) if predictions else Subject.of_bundles(ensemble or bundle or "lesion")
-    _check(subject, protocol, threshold, splits, record)
+    if ensemble is not None and len(names_in(ensemble)) < 2:
+        raise typer.BadParameter("an ensemble is of two bundles or more: --ensemble B1,B2")
+    if pdf and not report:
+        raise typer.BadParameter("--pdf prints the report; it does not go with --no-report")
+    if predictions is not None:
+        subject = Subject(folder=predictions, named=tuple(names_in(classes)) if classes is not None else ())
+    elif classes is not None:
+        raise typer.BadParameter("--classes tells what --predictions show; a bundle knows its own")
+    else:
+        subject = Subject.of_bundles(
+            *(names_in(ensemble) if ensemble is not None else ["lesion" if bundle is None else bundle])
+        )
+    sampled = tta or bool(mc_dropout)
+    _check(subject, protocol, threshold, splits, record, sampled)
     if report:
         with extra("a report", "evaluate"):
             from dermseg.report import evaluation as page
-            from dermseg.report.pdf import write_pdf
+            from dermseg.report.pdf import find_browser, write_pdf
+        if pdf:
+            find_browser()
     from dermseg import evaluation
     from dermseg.bundle import model_card
     from dermseg.cli.progress import progress_bar
-    from dermseg.imaging import make_folder, write_bytes
+    from dermseg.imaging import write_bytes
 
     chosen = choose(data, source, split, splits, quarantine, subject.classes)
     if record:
         subject.bundles[0].check_writable()
-    predictor = subject.open(chosen, device, threshold)
+    predictor = subject.open(chosen, device, threshold, tta=tta, mc_dropout=mc_dropout, seed=seed)
     printed = protocols_of(protocol, predictor)
-    make_folder(output)
+    output_folder(output, data, predictions)
     with progress_bar(len(chosen.samples), "evaluating") as advance:
         result = evaluation.evaluate(
             predictor,
@@ -103,35 +129,50 @@ def evaluate(
     # A threshold is chosen on tune, and reported on test.
     if report and sensitivity and split == "test" and chosen.tune and predictor.input_size is not None:
         with progress_bar(len(chosen.tune), "choosing an operating point on tune") as advance:
-            point = evaluation.operating_point(predictor, chosen.tune, sensitivity, progress=advance)
-        result = replace(result, operating_point=point)
+            try:
+                point = evaluation.operating_point(predictor, chosen.tune, sensitivity, progress=advance)
+                result = replace(result, operating_point=point)
+            except DataError as error:
+                typer.echo(f"no operating point: {error}", err=True)
     shown = replace(result, protocols=tuple(each for each in result.protocols if each.name in printed))
     typer.echo(str(shown))
+    table, document = output / f"{split}_metrics.csv", output / "result.json"
     if report:
         card = model_card(subject.bundles[0].manifest) if len(subject.bundles) == 1 else None
         written = page.write(result, output, predictor=predictor, samples=chosen.samples, card=card, cases=cases)
-        typer.echo(f"\nreport: {write_pdf(written) if pdf else written}", err=True)
+        typer.echo(f"\nreport: {written}", err=True)
     else:
-        result.write_csv(output / f"{split}_metrics.csv")
-        write_bytes(output / "result.json", result.to_json().encode())
-        typer.echo(f"\nper image: {output / f'{split}_metrics.csv'}; all: {output / 'result.json'}", err=True)
-    if result.failures:
-        if record:
-            typer.echo("not recorded in the bundle: a score counts only over all images", err=True)
-        raise typer.Exit(1)
-    if record:
+        result.write_csv(table)
+        write_bytes(document, result.to_json().encode())
+    typer.echo(f"per image: {table}; everything: {document}", err=True)
+    if record and result.failures:
+        typer.echo("not recorded in the bundle: a score counts only over all images", err=True)
+    elif record:
         recorded = subject.bundles[0].with_scores(shown.scores())
         typer.echo(f"recorded in {recorded.path}", err=True)
+    if pdf:
+        typer.echo(f"printed: {write_pdf(written)}", err=True)
+    if result.failures:
+        raise typer.Exit(1)
 
 
 def _check(
-    subject: Subject, protocol: ProtocolChoice, threshold: float | None, splits: Path | None, record: bool
+    subject: Subject,
+    protocol: ProtocolChoice,
+    threshold: float | None,
+    splits: Path | None,
+    record: bool,
+    sampled: bool,
 ) -> None:
+    if sampled and not subject.bundles:
+        raise InputError("masks are no network's samples; --tta and --mc-dropout go with bundles alone")
     if record and len(subject.bundles) != 1:
         raise InputError("--record keeps the scores of one bundle; it goes with neither --predictions nor --ensemble")
     if record and (threshold is not None or splits is not None):
         raise InputError(
             "--record keeps the scores of the bundle as it is; it goes with neither --threshold nor --splits"
         )
+    if record and sampled:
+        raise InputError("--record keeps the scores of single predictions; it goes with neither --tta nor --mc-dropout")
     if threshold is not None and protocol in (ProtocolChoice.soft, ProtocolChoice.ranking):
         raise InputError(f"--protocol {protocol.value} takes no threshold; it goes without --threshold")

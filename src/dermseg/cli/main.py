@@ -9,10 +9,12 @@ from typer.core import TyperGroup
 
 from dermseg._version import __version__
 from dermseg.cli.bundles import bundles
+from dermseg.cli.calibrate import calibrate
 from dermseg.cli.compare import compare
 from dermseg.cli.data import data
 from dermseg.cli.evaluate import evaluate
 from dermseg.cli.example import example
+from dermseg.cli.explain import explain
 from dermseg.cli.predict import inference, predict
 from dermseg.cli.recipes import recipes
 from dermseg.cli.segment import segment
@@ -21,7 +23,7 @@ from dermseg.cli.train import train
 from dermseg.cli.visualize import visualize
 from dermseg.errors import DermsegError
 
-COMMANDS = (segment, train, evaluate, compare, submission, visualize, example, predict, inference)
+COMMANDS = (segment, train, evaluate, compare, calibrate, submission, visualize, explain, example, predict, inference)
 GROUPS = (data, recipes, bundles)
 
 

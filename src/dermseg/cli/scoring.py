@@ -91,19 +91,40 @@ def choose(
     chosen = tables.select(samples, split, table)
     if not chosen:
         raise DataError(
-            f"{data} has no image with masks of {', '.join(classes)} in the split {split!r}; "
-            "--split all takes all there are"
+            f"{data} has no image with masks of {', '.join(classes)} in the split {split!r}"
+            + "; --split all takes all there are" * (split != "all")
         )
     return Chosen(chosen, everything, tables.select(samples, "tune", table))
 
 
 def protocols_of(choice: ProtocolChoice, predictor: Predictor) -> tuple[ProtocolName, ...]:
-    """The protocols that a choice names, of masks without probabilities those that can be had."""
-    from dermseg.protocols import PROTOCOLS, protocols_for
+    """The protocols that a choice names, for all those that can be had.
+
+    Raises:
+        InputError: If the one that is asked for needs probabilities, and there are masks alone.
+    """
+    from dermseg.protocols import PROTOCOLS, protocol_for, protocols_for
 
     if choice is ProtocolChoice.all:
         return tuple(protocol.name for protocol in protocols_for(predictor.classes, predictor.input_size))
-    return tuple(name for name in PROTOCOLS if name == choice.value)
+    chosen = next(name for name in PROTOCOLS if name == choice.value)
+    return (protocol_for(chosen, predictor.classes, predictor.input_size).name,)
+
+
+def output_folder(path: Path, *inputs: Path | None) -> None:
+    """Make the folder of what is written, and see that it can be, before long work begins.
+
+    Raises:
+        InputError: If it is one of the ``inputs``, or cannot be written.
+    """
+    from dermseg.imaging import make_folder, write_bytes
+
+    if any(given is not None and given.resolve() == path.resolve() for given in inputs):
+        raise InputError(f"--output is {path}, which holds what is scored; give another folder")
+    make_folder(path)
+    probe = path / ".dermseg"
+    write_bytes(probe, b"")
+    probe.unlink()
 
 
 @dataclass(frozen=True)
@@ -113,38 +134,59 @@ class Subject:
     Attributes:
         bundles: One or more; none where there is a folder.
         folder: Of masks.
+        named: What the masks in the folder show, where it is known.
     """
 
     bundles: tuple[Bundle, ...] = ()
     folder: Path = Path()
+    named: tuple[str, ...] = ()
 
     @classmethod
-    def of_bundles(cls, names: str) -> Subject:
-        """Load a bundle, or several whose names, folders or zips are joined by commas."""
+    def of_bundles(cls, *names: str) -> Subject:
+        """Load bundles by their names, folders or zips."""
         from dermseg.bundle import Bundle
 
-        return cls(tuple(Bundle.load(name.strip()) for name in names.split(",")))
+        return cls(tuple(Bundle.load(name) for name in names))
 
     @classmethod
     def of_either(cls, given: str) -> Subject:
-        """A folder that is no bundle is one of masks; all else is bundles."""
+        """A folder that is no bundle is one of masks; all else is a bundle, or several joined by commas."""
         from dermseg.bundle import MANIFEST
 
         folder = Path(given)
-        return cls(folder=folder) if folder.is_dir() and not (folder / MANIFEST).exists() else cls.of_bundles(given)
+        if folder.is_dir() and not (folder / MANIFEST).exists():
+            return cls(folder=folder)
+        return cls.of_bundles(given) if folder.exists() else cls.of_bundles(*names_in(given))
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """What the masks show; of a folder the attributes where a file's name says so, else the lesion."""
+        """What the masks show; of a folder the attributes where the names of most files end with one, else the lesion.
+
+        Raises:
+            InputError: If the folder cannot be listed.
+        """
         from dermseg.data.catalog import ATTRIBUTES, LESION
+        from dermseg.data.layouts import Folder
 
-        if self.bundles:
-            return self.bundles[0].manifest.classes
-        named = any("_attribute_" in path.name for path in self.folder.glob("*"))
-        return ATTRIBUTES if named else (LESION,)
+        if self.bundles or self.named:
+            return self.bundles[0].manifest.classes if self.bundles else self.named
+        if not self.folder.is_dir():
+            raise InputError(f"{self.folder} is no folder; expected one of masks")
+        stems = [path.stem.lower() for path in Folder(self.folder).images]
+        of_attributes = sum(stem.endswith(tuple(f"_{name}" for name in ATTRIBUTES)) for stem in stems)
+        return ATTRIBUTES if 2 * of_attributes > len(stems) else (LESION,)
 
-    def open(self, chosen: Chosen, device: Device, threshold: float | None) -> Predictor:
-        """Make ready what gives the predictions.
+    def open(
+        self,
+        chosen: Chosen,
+        device: Device,
+        threshold: float | None,
+        *,
+        tta: bool = False,
+        mc_dropout: int = 0,
+        seed: int = 0,
+    ) -> Predictor:
+        """Make ready what gives the predictions; the arguments from ``device`` on are ``Segmenter``'s, of bundles.
 
         Raises:
             DermsegError: If an engine does not start, bundles do not go together, or masks are missing or too many.
@@ -156,5 +198,28 @@ class Subject:
             if threshold is not None:
                 raise InputError("masks have no threshold; give --threshold with bundles alone")
             return MaskFolder(self.folder, chosen.samples, self.classes, chosen.everything)
-        segmenters = [Segmenter(bundle, device=device.value, threshold=threshold, threads=1) for bundle in self.bundles]
+        segmenters = [
+            Segmenter(
+                bundle,
+                device=device.value,
+                threshold=threshold,
+                threads=1,
+                tta=tta,
+                mc_dropout=mc_dropout,
+                seed=seed,
+            )
+            for bundle in self.bundles
+        ]
         return Model(segmenters[0]) if len(segmenters) == 1 else Ensemble(segmenters)
+
+
+def names_in(text: str) -> list[str]:
+    """What stands between commas.
+
+    Raises:
+        InputError: If there is nothing between two of them.
+    """
+    names = [name.strip() for name in text.split(",")]
+    if not all(names):
+        raise InputError(f"{text!r} lacks a name; expected names or folders joined by commas")
+    return names

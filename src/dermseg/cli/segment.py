@@ -18,6 +18,7 @@ from dermseg.errors import DermsegError, InputError
 if TYPE_CHECKING:
     from dermseg.imaging import Source
     from dermseg.segmenter import Output, Prediction, Segmenter
+    from dermseg.uncertainty import Ensemble
 
 DEFAULT_OUTPUT = Path("dermseg-output")
 
@@ -37,15 +38,29 @@ class Orientation(StrEnum):
     stored = "stored"
 
 
+Tta = Annotated[
+    bool,
+    typer.Option("--tta", help="Predict ten views of an image, mirrored, turned and scaled, and take the mean."),
+]
+McDropout = Annotated[
+    int,
+    typer.Option(help="Predict so many times with Monte Carlo dropout and take the mean; 0: once, without dropout."),
+]
+Seed = Annotated[int, typer.Option(help="Of the dropout; the same gives the same masks.")]
+
+
 def segment(
     paths: Annotated[list[str], typer.Argument(metavar="PATH...", help="Images, folders or quoted globs.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the results.")] = DEFAULT_OUTPUT,
     save: Annotated[
-        str, typer.Option(help="What to write: any of mask,overlay,result,probability,json.")
+        str, typer.Option(help="What to write: any of mask, overlay, result, probability, uncertainty, json.")
     ] = "mask,overlay",
     bundle: Annotated[
-        str, typer.Option("--bundle", "-b", help="A shipped bundle's name, a folder or a zip.")
-    ] = "lesion",
+        str | None, typer.Option("--bundle", "-b", help="A shipped bundle's name, a folder or a zip [lesion].")
+    ] = None,
+    ensemble: Annotated[
+        str | None, typer.Option(help="Take the mean of several bundles instead: B1,B2.", metavar="B1,B2")
+    ] = None,
     threshold: Annotated[
         float | None, typer.Option(help="Probability above which a pixel is lesion [bundle's own].")
     ] = None,
@@ -58,6 +73,12 @@ def segment(
         Orientation, typer.Option(help="upright turns a photograph as its EXIF says; stored does not.")
     ] = Orientation.upright,
     max_megapixels: Annotated[float, typer.Option(help="Largest image to open.")] = 100.0,
+    tta: Tta = False,
+    mc_dropout: McDropout = 0,
+    seed: Seed = 0,
+    mm_per_pixel: Annotated[
+        float | None, typer.Option(help="Length of a side of the images' pixels, to measure in millimetres.")
+    ] = None,
     one_bit: Annotated[bool, typer.Option("--one-bit", help="Write masks of 1 bit a pixel, not 8.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object an image.")] = False,
 ) -> None:
@@ -69,21 +90,38 @@ def segment(
     - `dermseg segment lesion.jpg`
     - `dermseg segment photos --recursive --output masks --save mask,json`
     - `dermseg segment 'photos/*.png' --threshold 0.4 --json`
+    - `dermseg segment lesion.jpg --tta --mc-dropout 10 --seed 1 --save mask,uncertainty,json`
+    - `dermseg segment photos --ensemble lesion,runs/unet/bundle --save mask,uncertainty`
+    - `dermseg segment lesion.jpg --mm-per-pixel 0.02 --json`
     """
     from dermseg.imaging import make_folder
     from dermseg.segmenter import Segmenter, check_outputs
+    from dermseg.uncertainty import Ensemble
 
-    outputs = check_outputs([name.strip() for name in save.split(",") if name.strip()])
-    jobs = plan(paths, output, recursive)
-    segmenter = Segmenter(
-        bundle,
-        device=device.value,
-        threshold=threshold,
-        orientation=orientation.value,
-        max_megapixels=max_megapixels,
-        # Several images share the cores better than several threads share one image.
-        threads=1 if len(jobs) > 1 and workers != 1 else None,
+    if bundle is not None and ensemble is not None:
+        raise typer.BadParameter("give one of --bundle and --ensemble")
+    outputs = check_outputs(
+        [name.strip() for name in save.split(",") if name.strip()],
+        sampled=tta or bool(mc_dropout) or ensemble is not None,
     )
+    jobs = plan(paths, output, recursive)
+    segmenters = [
+        Segmenter(
+            name.strip(),
+            device=device.value,
+            threshold=threshold,
+            orientation=orientation.value,
+            max_megapixels=max_megapixels,
+            # Several images share the cores better than several threads share one image.
+            threads=1 if len(jobs) > 1 and workers != 1 else None,
+            tta=tta,
+            mc_dropout=mc_dropout,
+            seed=seed,
+            mm_per_pixel=mm_per_pixel,
+        )
+        for name in (ensemble.split(",") if ensemble is not None else [bundle or "lesion"])
+    ]
+    segmenter = segmenters[0] if ensemble is None else Ensemble(segmenters)
     make_folder(output)
     failures = _run(segmenter, jobs, outputs, workers, as_json, 1 if one_bit else 8)
     done = len(jobs) - len(failures)
@@ -91,7 +129,7 @@ def segment(
         typer.echo(f"{done} image{'s' * (done != 1)}: {', '.join(outputs)} in {output}")
     if failures:
         for path, error in failures:
-            typer.echo(f"error: {_sentence(path, error)}", err=True)
+            typer.echo(f"error: {sentence(path, error)}", err=True)
         if len(jobs) > 1:
             typer.echo(f"{len(failures)} of {len(jobs)} images failed", err=True)
         raise typer.Exit(1)
@@ -116,7 +154,7 @@ def plan(paths: Sequence[str], output: Path, recursive: bool) -> dict[Path, Path
             raise InputError(
                 f"{first} and {image} would both be written to {folder / image.stem}_*; rename one of them"
             )
-        for name in ("mask", "overlay", "result", "probability"):
+        for name in ("mask", "overlay", "result", "probability", "uncertainty"):
             target = f"{image.stem}_{name}.png"
             if real(folder) / target in inputs:
                 raise InputError(
@@ -154,7 +192,7 @@ def _find(given: str, output: Path, recursive: bool) -> Iterable[tuple[Path, Pat
 
 
 def _run(
-    segmenter: Segmenter,
+    segmenter: Segmenter | Ensemble,
     jobs: Mapping[Path, Path],
     outputs: Sequence[Output],
     workers: int | None,
@@ -180,7 +218,7 @@ def _run(
     return failures
 
 
-def _sentence(path: Path, error: DermsegError) -> str:
+def sentence(path: Path, error: DermsegError) -> str:
     """What went wrong, on one line that names the file with its folder."""
     message, shown = str(error), str(path) if str(path).isprintable() else ascii(str(path))
     for name in (shown, path.name):

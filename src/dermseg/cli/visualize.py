@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def visualize(
     data: Data,
-    id: Annotated[str | None, typer.Option("--id", help="The image, such as ISIC_0012255.")] = None,
+    id: Annotated[str | None, typer.Option("--id", help="The image, such as ISIC_0012099.")] = None,
     index: Annotated[int | None, typer.Option("--index", help="Or its number in the split, from 0.")] = None,
     split: Split = "all",
     source: Sources = None,
@@ -32,7 +32,7 @@ def visualize(
     """Draw an image with its masks; with a bundle also its prediction, the errors, and the Jaccard of each class.
 
     Examples:
-    - `dermseg visualize --data DATA --id ISIC_0012255`
+    - `dermseg visualize --data DATA --id ISIC_0012099`
     - `dermseg visualize --data DATA --split test --index 0 --bundle lesion --output case.png`
     """
     from dermseg.data import catalog, splits

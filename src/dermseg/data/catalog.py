@@ -172,13 +172,17 @@ def _read_own(data_sets: Sequence[DataSet]) -> Iterable[Sample]:
         (home, f"{one.part}/{one.id}" if one.part and len(parts[home, one.id]) > 1 else one.id, one, said)
         for home, one, said in images
     ]
-    for home, name, *_ in named:
+    group_of: dict[str, str] = {}
+    for home, name, _, said in named:
         homes[name].add(home)
+        if metadata.GROUP in said:
+            group_of.setdefault(name, said[metadata.GROUP])
     by_id: dict[str, Sample] = {}
     for home, name, one, said in named:
         id = "/".join((*home, name)) if len(homes[name]) > 1 else name
-        # Folders may hold the same images at several sizes, so their names are one group.
-        sample = Sample(id, one.image, one.masks, name, PLAIN, OWN.licence, one.part, said)
+        # Folders may hold the same images at several sizes: where no table tells them apart, their names are one group.
+        group = said.get(metadata.GROUP) or group_of.get(name, name)
+        sample = Sample(id, one.image, one.masks, group, PLAIN, OWN.licence, one.part, metadata.known(said))
         if (first := by_id.setdefault(id, sample)) is not sample:
             raise DataError(
                 f"{first.image} and {sample.image} have one name in one part of a data set; rename or remove one"

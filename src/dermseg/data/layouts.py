@@ -15,7 +15,8 @@ archives unpack. What is found follows these rules, so that no file is taken for
 - ``train``, ``val`` and ``test`` (``Training_set``, ``test-images``) in the path of a user's own images, the folder
   that is read included, are their part; the innermost counts. Of folders side by side, all name a part or none does.
 - ``images/`` without masks counts in the folder that is read and one below, not deeper.
-- ``metadata.csv`` beside a user's own images, or beside the folder of their part, says what is known of them.
+- ``metadata.csv`` beside a user's own images, or beside the folder of their part, says what is known of them, and
+  in ``group``, ``patient_id`` or ``lesion_id`` (the first of these that an image has counts) which belong together.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from dermseg.errors import DataError
 KEYS = ("diagnosis", "sex", "age", "site")
 """What a `Sample`'s metadata may hold; ages are numbers, in years."""
 GROUP = "group"
-"""What a table may say beside it: the lesion or patient."""
+"""What a table may say beside it: the lesion or patient, whose images stay on one side of a split."""
 UNKNOWN = frozenset({"", "unknown", "na", "n/a", "nan"})
 OLDEST = 120
 
@@ -29,6 +29,8 @@ class Table:
         findings: Columns that are 1 where the diagnosis is the column's, else 0.
         diagnoses: Names in full of the table's diagnoses.
         optional: Columns that may be missing.
+        groups: Columns of a user's own groups, of which each image takes the first that is not empty; they may be
+            missing. The column's name goes before the group's, so that it is no other data set's.
     """
 
     file: str
@@ -38,6 +40,7 @@ class Table:
     findings: tuple[str, ...] = ()
     diagnoses: Mapping[str, str] = field(default_factory=dict)
     optional: frozenset[str] = frozenset()
+    groups: tuple[str, ...] = ()
 
 
 HAM10000 = Table(
@@ -68,7 +71,12 @@ ISIC2017 = (
     ),
 )
 OWN = Table(
-    file="metadata.csv", what="table of images", id="id", columns={key: key for key in KEYS}, optional=frozenset(KEYS)
+    file="metadata.csv",
+    what="table of images",
+    id="id",
+    columns={key: key for key in KEYS},
+    optional=frozenset(KEYS),
+    groups=("group", "patient_id", "lesion_id"),  # what is said outright, then the coarsest
 )
 
 
@@ -84,14 +92,18 @@ def read(path: Path, table: Table) -> dict[str, dict[str, str]]:
     rows = tables.read(path, needed, table.what)
     if not rows:
         raise DataError(f"{path} has no rows; expected one for each image")
-    if not any(column in rows[0] for column in columns[1:]):
-        raise DataError(f"{path} says nothing of its images; expected any of the columns {', '.join(columns[1:])}")
+    telling = [*columns[1:], *table.groups]
+    if not any(column in rows[0] for column in telling):
+        raise DataError(f"{path} says nothing of its images; expected any of the columns {', '.join(telling)}")
     told: dict[str, dict[str, str]] = {}
     for row in rows:
         id = row[table.id].strip()
         said = {key: row.get(column, "").strip() for key, column in table.columns.items()}
         if table.findings:
             said["diagnosis"] = _found(path, id, {finding: row[finding] for finding in table.findings})
+        groups = {column: row.get(column, "").strip() for column in table.groups}
+        named = (f"{column}:{text}" for column, text in groups.items() if text.lower() not in UNKNOWN)
+        said = {GROUP: next(named, ""), **said}
         said = {key: text for key, text in said.items() if text.lower() not in UNKNOWN}
         if "diagnosis" in said:
             said["diagnosis"] = table.diagnoses.get(said["diagnosis"], said["diagnosis"])

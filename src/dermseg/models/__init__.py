@@ -2,6 +2,7 @@
 
 A model maps ``image_BCHW`` (normalised float) to ``logits_BKHW`` at the same height and width, for any
 height and width, with one channel a class. In training it may give ``blocks.Outputs``, with auxiliary logits.
+One that is a ``blocks.LateDropout`` can be sampled on ONNX Runtime, and embeds its image.
 What may begin from pretrained weights is its submodule ``encoder``, or what its ``PRETRAINED`` names.
 """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Literal, NamedTuple
 
 import torch
@@ -23,6 +24,41 @@ class Outputs(NamedTuple):
 
     logits: Tensor
     auxiliary: tuple[Tensor, ...]
+
+
+class LateDropout(nn.Module):
+    """A network whose only dropout is a 2-D one near its end: what comes before it is the same for all samples.
+
+    Monte Carlo dropout (Gal and Ghahramani, ICML 2016) then costs ``features`` once and ``sampled``. Both are exported
+    to ONNX, at one size.
+
+    Attributes:
+        dropout: The one.
+    """
+
+    dropout: nn.Dropout2d
+
+    @abstractmethod
+    def features(self, image_BCHW: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """What comes before the dropout.
+
+        Returns:
+            The embedding (B, D), the mean of the encoder's deepest features over the picture; and the tensors that the
+            rest of the network takes. The dropout is of the channels of the first.
+        """
+
+    @abstractmethod
+    def decide(self, features: tuple[Tensor, ...], size: tuple[int, int]) -> Tensor:
+        """Logits (B, K, H, W) at ``size`` = (H, W) of what ``features`` gave."""
+
+    @abstractmethod
+    def sampled(self, features: tuple[Tensor, ...], masks_NC11: Tensor, size: tuple[int, int]) -> Tensor:
+        """Logits (N, K, H, W) of one image under N masks, which the dropped features are multiplied by; to evaluate."""
+
+    def forward(self, image_BCHW: Tensor) -> Tensor:
+        """Logits (B, K, H, W) of a normalised image (B, 3, H, W)."""
+        height, width = image_BCHW.shape[-2:]
+        return self.decide(self.features(image_BCHW)[1], (height, width))
 
 
 class ConvBlock(nn.Sequential):

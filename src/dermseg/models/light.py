@@ -8,10 +8,11 @@ that doubles the speed of training.
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from dermseg.models.blocks import ConvBlock, pad_to_multiple, resize
+from dermseg.models.blocks import ConvBlock, LateDropout, pad_to_multiple, resize
 from dermseg.models.pretrained import Pretrained, load_encoder
 
 STRIDE = 32
@@ -55,7 +56,7 @@ class Encoder(nn.Module):
         return levels
 
 
-class Light(nn.Module):
+class Light(LateDropout):
     """The shipped network: about 2.2 million parameters with one class.
 
     Args:
@@ -86,19 +87,38 @@ class Light(nn.Module):
         self.dropout = nn.Dropout2d(dropout)
         self.head = nn.Conv2d(widths[0], classes, kernel_size=1)
 
-    def forward(self, image_BCHW: Tensor) -> Tensor:
-        """Logits (B, classes, H, W) of a normalised image (B, 3, H, W)."""
-        height, width = image_BCHW.shape[-2:]
-        padded = pad_to_multiple(image_BCHW, STRIDE)
-        *skips, deepest = self.encoder(padded)
-        features = self.bottom(deepest) + self.context(deepest.mean(dim=(2, 3)))[:, :, None, None]
-        for level in reversed(range(len(skips))):
-            skip = skips[level]
-            if level == 0:
-                features = self.dropout(features)
-            features = self.blocks[level](torch.cat([resize(features, skip.shape[-2:]), skip], dim=1))
-        logits: Tensor = resize(self.head(features), padded.shape[-2:])
-        return logits[..., :height, :width]
+    def features(self, image_BCHW: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """The embedding (B, 320); the decoder's features at 1/4, which dropout is of, and the encoder's at 1/2."""
+        finest, *skips, deepest = self.encoder(pad_to_multiple(image_BCHW, STRIDE))
+        embedding = deepest.mean(dim=(2, 3))
+        features = self.bottom(deepest) + self.context(embedding)[:, :, None, None]
+        for block, skip in zip(self.blocks[:0:-1], skips[::-1], strict=True):
+            features = block(torch.cat([resize(features, skip.shape[-2:]), skip], dim=1))
+        return embedding, (features, finest)
+
+    def decide(self, features: tuple[Tensor, ...], size: tuple[int, int]) -> Tensor:
+        """Logits (B, classes, H, W) at ``size``."""
+        low, skip = features
+        joined = torch.cat([resize(self.dropout(low), skip.shape[-2:]), skip], dim=1)
+        return self._logits(self.blocks[0](joined), size)
+
+    def sampled(self, features: tuple[Tensor, ...], masks_NC11: Tensor, size: tuple[int, int]) -> Tensor:
+        """Logits (N, classes, H, W) of one image, one for each mask."""
+        low, skip = features
+        convolution, norm, activation = self.blocks[0].children()
+        # The convolution of joined features is a sum of two, of which one is the same for all masks; and a channel may
+        # as well be dropped after it was resized.
+        weight = convolution.get_parameter("weight")
+        of_low, of_skip = weight[:, : low.shape[1]], weight[:, low.shape[1] :]
+        dropped = resize(low, skip.shape[-2:]) * masks_NC11
+        joined = F.conv2d(dropped, of_low, padding="same") + F.conv2d(skip, of_skip, padding="same")
+        return self._logits(activation(norm(joined)), size)
+
+    def _logits(self, features: Tensor, size: tuple[int, int]) -> Tensor:
+        """(B, C, h, w) at 1/2 of the padded image -> logits at ``size``."""
+        height, width = features.shape[-2:]
+        logits: Tensor = resize(self.head(features), (2 * height, 2 * width))
+        return logits[..., : size[0], : size[1]]
 
 
 def _fold_normalisation(network: nn.Module) -> None:

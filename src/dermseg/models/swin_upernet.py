@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from dermseg.models.blocks import ConvBlock, Norm, pad_to_multiple, resize
+from dermseg.models.blocks import ConvBlock, LateDropout, Norm, pad_to_multiple, resize
 from dermseg.models.pretrained import Pretrained, check_drop_path, load_encoder, without
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class PyramidPooling(nn.Module):
         return result
 
 
-class SwinUPerNet(nn.Module):
+class SwinUPerNet(LateDropout):
     """Swin-Tiny and UPerNet: about 30 million parameters with one class.
 
     Args:
@@ -111,20 +111,33 @@ class SwinUPerNet(nn.Module):
         self.dropout = nn.Dropout2d(dropout)
         self.head = nn.Conv2d(width, classes, kernel_size=1)
 
-    def forward(self, image_BCHW: Tensor) -> Tensor:
-        """Logits (B, classes, H, W) of a normalised image (B, 3, H, W)."""
-        height, width = image_BCHW.shape[-2:]
-        padded = pad_to_multiple(image_BCHW, STRIDE)
-        *shallow, deepest = self.encoder(padded)
+    def features(self, image_BCHW: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """The embedding (B, D), and the features (B, width, H/4, W/4), which dropout is of."""
+        *shallow, deepest = self.encoder(pad_to_multiple(image_BCHW, STRIDE))
         levels = [self.pooling(deepest)]
         merged = levels[0]
         for features, lateral, smooth in zip(shallow[::-1], self.laterals[::-1], self.smooth[::-1], strict=True):
             merged = lateral(features) + resize(merged, features.shape[-2:])
             levels.append(smooth(merged))
         finest = levels[-1].shape[-2:]
-        features = self.fuse(torch.cat([resize(level, finest) for level in levels], dim=1))
-        logits: Tensor = resize(self.head(self.dropout(features)), padded.shape[-2:])
-        return logits[..., :height, :width]
+        fused = self.fuse(torch.cat([resize(level, finest) for level in levels], dim=1))
+        return deepest.mean(dim=(2, 3)), (fused,)
+
+    def decide(self, features: tuple[Tensor, ...], size: tuple[int, int]) -> Tensor:
+        """Logits (B, classes, H, W) at ``size``."""
+        (fused,) = features
+        return self._logits(self.dropout(fused), size)
+
+    def sampled(self, features: tuple[Tensor, ...], masks_NC11: Tensor, size: tuple[int, int]) -> Tensor:
+        """Logits (N, classes, H, W) of one image, one for each mask."""
+        (fused,) = features
+        return self._logits(fused * masks_NC11, size)
+
+    def _logits(self, fused: Tensor, size: tuple[int, int]) -> Tensor:
+        """(B, width, h, w) at 1/4 of the padded image -> logits at ``size``."""
+        height, width = fused.shape[-2:]
+        logits: Tensor = resize(self.head(fused), (4 * height, 4 * width))
+        return logits[..., : size[0], : size[1]]
 
 
 def swin_config(depths: Sequence[int], embed_dim: int, window: int, drop_path: float) -> SwinConfig:

@@ -20,6 +20,7 @@ from dermseg.imaging import encode_image, make_folder, read_mask, write_bytes
 from dermseg.parallel import attempt
 from dermseg.protocols import ImageScore, Mask, Masks
 from dermseg.report.page import Case, Picture, data_uri
+from dermseg.wording import plain
 
 THUMBNAIL, SIDE = 96, 256  # longer sides in pixels: in tables, in galleries
 THUMBNAIL_QUALITY, QUALITY = 80, 72
@@ -90,7 +91,7 @@ def legend(classes: Sequence[str], *, errors: bool = True) -> list[tuple[Colour,
         lines = [(TRUTH, "truth"), (LINE, "prediction")]
     else:
         wrong = [(MISSED, "error: missed"), (EXTRA, "error: too much"), (CONFUSED, "error: one for another")]
-        lines = [(colour, name.replace("_", " ")) for colour, name in zip(_colours(len(classes)), classes, strict=True)]
+        lines = [(colour, plain(name)) for colour, name in zip(_colours(len(classes)), classes, strict=True)]
     return [*lines, *wrong] if errors else lines
 
 
@@ -112,7 +113,7 @@ def write(
     samples: Sequence[Sample],
     drawing: Callable[[Sample, str, str], Drawing],
 ) -> list[Case]:
-    """Draw images for the page, and each as a PNG named by rank and id; PNGs of an earlier report go.
+    """Draw images for the page, and each as a PNG named by rank and id.
 
     Args:
         folder: Of the PNGs, in that of the page; made if it is missing.
@@ -129,21 +130,17 @@ def write(
     if images:
         make_folder(folder)
     sample_of = {(sample.source, sample.id): sample for sample in samples}
-    cases = []
+    cases, digits = [], max(2, len(str(len(images))))
     for rank, (image, caption) in enumerate(images, 1):
         name = f"{rank}. {image.id}"
         drawn = attempt(lambda of: drawing(*of), (sample_of[image.source, image.id], name, caption))
         if isinstance(drawn, DermsegError):
             continue
         panels, sheet = drawn
-        file = folder / f"{rank:02d}_{re.sub(r'[^A-Za-z0-9._-]+', '_', image.id)}.png"
+        file = folder / f"{rank:0{digits}d}_{re.sub(r'[^A-Za-z0-9._-]+', '_', image.id)}.png"
         write_bytes(file, encode_image(sheet))
         shown = [(title, _picture(f"{title}, {image.id}", pixels)) for title, pixels in panels.items()]
         cases.append(Case(name, caption, shown, f"{folder.name}/{file.name}"))
-    kept = {case.file for case in cases}
-    for file in folder.glob("[0-9][0-9]_*.png"):
-        if f"{folder.name}/{file.name}" not in kept:
-            file.unlink()
     return cases
 
 

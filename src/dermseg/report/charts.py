@@ -25,6 +25,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 
 from dermseg.figures import PALETTE
+from dermseg.wording import plain
 
 COLOURS = tuple(f"#{red:02x}{green:02x}{blue:02x}" for red, green, blue in PALETTE)
 SEQUENCE = ("#9fd0ee", "#3f97cc", "#0a4f85")
@@ -326,7 +327,7 @@ def _percent(share: float) -> str:
 
 def short(name: str) -> str:
     """A name as it fits beside an axis, at most 24 letters."""
-    text = "".join(letter if letter.isprintable() else "?" for letter in name.replace("_", " "))
+    text = "".join(letter if letter.isprintable() else "?" for letter in plain(name))
     return text if len(text) <= 24 else f"{text[:23]}…"
 
 

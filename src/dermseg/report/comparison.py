@@ -13,14 +13,17 @@ from numpy.typing import NDArray
 from dermseg import figures, subgroups
 from dermseg.comparison import DOCUMENT, TABLE, Comparison, Difference, Side, differences, higher_is_better, signed
 from dermseg.data.catalog import Sample
-from dermseg.evaluation import ALL, Predictor, count_groups, read_truths
+from dermseg.evaluation import ALL, Predictor, read_truths
 from dermseg.figures import TRUTH, Panel
-from dermseg.protocols import ImageScore, Protocol
+from dermseg.protocols import ImageScore, Protocol, count_groups
 from dermseg.report import cases as pictures
 from dermseg.report import charts
 from dermseg.report.charts import COLOURS, INK, Chart, chart, rows_height, short
-from dermseg.report.page import Cell, Page, Section, Table, count, publish
-from dermseg.report.scores import capital, plain, words
+from dermseg.report.output import replacing
+from dermseg.report.page import Cell, Page, Section, Signed, Table, publish
+from dermseg.report.scores import copies, words
+from dermseg.report.summary import of_split
+from dermseg.wording import capital, count, noun, plain
 
 PAGE = "compare.html"
 MOST_ROWS = 1000  # of images on the page; the CSV has them all
@@ -29,10 +32,6 @@ SIDES: tuple[Side, Side] = ("A", "B")
 COLUMNS = ("A", "B", "B − A", "interval favours")
 FAVOURED = {"A": COLOURS[1], "B": COLOURS[0], None: "#7f8a96"}
 DISTANCES = ("hausdorff", "hausdorff_95", "average_surface_distance")
-NOTICE = (
-    "Research software, not a medical device: what it finds must not decide about a patient. Pictures on this page are "
-    "of the data sets described and under their licences: do not publish them without reading these."
-)
 
 
 def write(
@@ -47,7 +46,7 @@ def write(
 
     Args:
         comparison: What it is of. Where facts were gathered of the images, it is shown by subgroups too.
-        folder: Where to write; made if it is missing.
+        folder: Where to write; made if it is missing. Files of an earlier report are replaced.
         predictors: A and B, which predict the cases once more.
         samples: The images that were scored.
         cases: How many images are shown where B is better, and as many where A is.
@@ -58,45 +57,59 @@ def write(
     Raises:
         InputError: If the folder cannot be written.
     """
+    with replacing(folder, PAGE) as stage:
+        page = _page(comparison, stage, predictors, samples, cases)
+        publish(page, stage, PAGE, comparison.files())
+    return Path(folder) / PAGE
+
+
+def _page(
+    comparison: Comparison,
+    folder: Path,
+    predictors: tuple[Predictor, Predictor],
+    samples: Sequence[Sample],
+    cases: int,
+) -> Page:
+    """The page, whose cases are drawn into the folder."""
     one, other = comparison.one, comparison.other
-    page = Page(
+    return Page(
         title=f"{one.name} and {other.name} compared",
         lead=f"A is {one.name}, B is {other.name}; on {one.data}, split {one.split}.",
         cards=_cards(comparison),
         text=f"{capital(comparison.verdict)}.",
-        sentences=list(_sentences(comparison)),
+        sentences=[*of_split(one.split, predictors), *filter(None, [copies(one)]), *_sentences(comparison)],
         sections=[
             _metrics(comparison),
             *_subgroups(comparison),
-            *_cases(comparison, Path(folder), predictors, samples, cases),
+            *_cases(comparison, folder, predictors, samples, cases),
             *_images(comparison),
         ],
-        notice=NOTICE,
         facts=[
             (f"Data hash of {side} (SHA-256)", each.content_hash)
             for side, each in zip(SIDES, (one, other), strict=True)
         ],
     )
-    return publish(page, folder, PAGE, comparison.files())
 
 
 def _cards(comparison: Comparison) -> list[tuple[Cell, str]]:
-    found, test, images = comparison.decisive, comparison.test, comparison.one.images
-    name, interval = words(_main(comparison)), signed(found.difference).partition(" ")[2]
+    found, test, images = comparison.decisive, comparison.test, comparison.one.distinct
+    name, groups = words(_main(comparison)), count_groups(images)
+    difference, _, interval = signed(found.difference).partition(" ")
+    gain: tuple[Cell, str] = (difference, f"B − A, 95 % interval {interval}")
     cards: list[tuple[Cell, str]] = [
         (found.one.mean, f"{name} of A"),
         (found.other.mean, f"{name} of B"),
-        (f"{found.difference.mean:+z.3f}", f"B − A, 95 % interval {interval}"),
+        gain if found.defined else (None, "B − A, which is not defined on these images"),
         (None, "no signed-rank test: the metric is of sums over images")
         if test is None
         else ("< 0.001" if test.p_value < 0.001 else test.p_value, "p of Wilcoxon's signed-rank test"),
-        (len(images), "images"),
-        (count_groups(images), "groups: lesions or patients, or images where neither is known"),
+        (len(images), noun(len(images), "image")),
+        (groups, f"{noun(groups, 'group')}: lesions or patients, or images where neither is known"),
     ]
     if found.images:
         cards += [
-            (found.images.better, "images on which B is better"),
-            (found.images.worse, "images on which A is better"),
+            (found.images.better, f"{noun(found.images.better, 'image')} on which B is better"),
+            (found.images.worse, f"{noun(found.images.worse, 'image')} on which A is better"),
         ]
     return cards
 
@@ -114,7 +127,7 @@ def _sentences(comparison: Comparison) -> Iterator[str]:
             f"The rank-biserial correlation is {test.correlation:+z.2f}: it is -1 where A is better throughout and +1 "
             "where B is."
         )
-    every = [each for parts in comparison.differences.values() for each in parts[ALL].values()]
+    every = [each for parts in comparison.differences.values() for each in parts[ALL].values() if each.defined]
     favoured = {side: sum(each.favours == side for each in every) for side in SIDES}
     yield (
         f"Of {count(len(every), 'metric')} over all images, the interval favours A in {favoured['A']}, B in "
@@ -126,11 +139,13 @@ def _sentences(comparison: Comparison) -> Iterator[str]:
 def _metrics(comparison: Comparison) -> Section:
     main, parts = comparison.main, comparison.one.parts()
     every = {name: found[ALL] for name, found in comparison.differences.items()}
-    shown = {words(name): found for name, found in every[main.name].items() if _overall(main, name)}
-    drawn = [_forest("differences", f"Differences by metric, {main.name}", shown)]
+    shown = {words(name): found for name, found in every[main.name].items() if _overall(main, name) and found.defined}
+    drawn = [_forest("differences", f"Differences by metric, {main.name}", shown)] if shown else []
     if len(parts) > 2:
         by_set = {name: found[main.main] for name, found in comparison.differences[main.name].items()}
-        drawn.append(_forest("differences_by_data_set", f"Difference of {words(main.main)} by data set", by_set))
+        known = {name: found for name, found in by_set.items() if found.defined}
+        if known:
+            drawn.append(_forest("differences_by_data_set", f"Difference of {words(main.main)} by data set", known))
     distances = {
         plain(name): found
         for name, found in every.get("boundary", {}).items()
@@ -163,7 +178,7 @@ def _table(comparison: Comparison, protocol: Protocol) -> Table:
 
 
 def _cells(each: Difference) -> list[Cell]:
-    return [each.one.mean, each.other.mean, signed(each.difference), each.favours]
+    return [each.one.mean, each.other.mean, Signed(signed(each.difference)) if each.defined else None, each.favours]
 
 
 def _forest(name: str, title: str, rows: Mapping[str, Difference]) -> Chart:
@@ -195,7 +210,7 @@ def _draw_forest(figure: Figure, rows: Mapping[str, Difference]) -> None:
 
 def _subgroups(comparison: Comparison) -> Iterator[Section]:
     """The difference on images that are alike in one respect, where there are enough of them."""
-    main, pairs = comparison.main, list(zip(comparison.one.images, comparison.other.images, strict=True))
+    main, pairs = comparison.main, comparison.pairs
     rows: list[list[Cell]] = []
     for factor in subgroups.subgroups(comparison.one):
         for level in factor.levels if factor.name != "source" else ():
@@ -218,7 +233,7 @@ def _images(comparison: Comparison) -> Iterator[Section]:
     if (name := _by_image(comparison)) is None:
         return
     label = words(name)
-    one, other = (np.array([image.metrics[name] for image in of.images]) for of in (comparison.one, comparison.other))
+    one, other = (np.array([image.metrics[name] for image in side]) for side in zip(*comparison.pairs, strict=True))
     change = comparison.difference_of(name)
     farthest = float(np.abs(change).max()) or 0.01
     drawn = [
@@ -248,7 +263,7 @@ def _images(comparison: Comparison) -> Iterator[Section]:
     rows: list[list[Cell]] = [
         [image.id, image.source, image.group, *(_rounded(each[place]) for each in (one, other, change))]
         for place in np.argsort(-np.abs(change), kind="stable")[:MOST_ROWS]
-        for image in comparison.one.images[place : place + 1]
+        for image in comparison.one.distinct[place : place + 1]
     ]
     table = Table(
         f"{capital(label)} of each image, the largest differences first",
@@ -289,7 +304,7 @@ def _cases(
     for side, places in (("B", order[gains[order] > 0]), ("A", order[gains[order] < 0][::-1])):
         chosen: list[tuple[ImageScore, str]] = []
         for place in places[:most]:
-            one, other = comparison.one.images[place], comparison.other.images[place]
+            one, other = comparison.pairs[place]
             chosen.append((one, f"{words(name)} {one.metrics[name]:.3f} for A, {other.metrics[name]:.3f} for B"))
         target = f"{side}_better"
         drawn = pictures.write(folder / target, chosen, samples, partial(_draw_case, predictors))

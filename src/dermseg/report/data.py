@@ -14,16 +14,14 @@ from dermseg.data.catalog import LESION
 from dermseg.data.findings import KINDS, SEVERITIES, Finding
 from dermseg.data.statistics import Statistics
 from dermseg.report import sections
-from dermseg.report.page import Cell, Page, Section, Table, count, encode, publish
+from dermseg.report.output import replacing
+from dermseg.report.page import Cell, Page, Section, Table, encode, publish
 from dermseg.report.samples import attribute_tiles, lesion_tiles
 from dermseg.report.sentences import stands_out
+from dermseg.wording import count, noun
 
 PAGE = "index.html"
 MOST_ROWS = 1000  # of findings on the page; the CSV has them all
-NOTICE = (
-    "Pictures on this page are of the data sets described and under their licences: do not publish them without "
-    "reading these. Research software, not a medical device."
-)
 
 
 def write(
@@ -39,7 +37,7 @@ def write(
     Args:
         statistics: What ``gather`` measured.
         findings: What a check found; None if none was made.
-        folder: Where to write; made if it is missing.
+        folder: Where to write; made if it is missing. Files of an earlier report are replaced.
         title: Of the page.
         seed: Of the choice of sample images.
 
@@ -57,27 +55,30 @@ def write(
         text="",
         sentences=stands_out(statistics),
         sections=list(_sections(statistics, findings, seed)),
-        notice=NOTICE,
         facts=[("Data hash (SHA-256)", statistics.content_hash)],
     )
     files = {name: encode(text) for name, text in _csv(statistics, findings).items()}
-    return publish(page, folder, PAGE, files)
+    with replacing(folder, PAGE) as stage:
+        publish(page, stage, PAGE, files)
+    return Path(folder) / PAGE
 
 
 def _cards(statistics: Statistics, findings: Sequence[Finding] | None) -> list[tuple[Cell, str]]:
     images, pixels = statistics.images, statistics.pixels
-    return [
-        (len(images), "images"),
-        (int(images["id"].nunique()), "different image ids"),
-        (int(pixels[LESION].notna().sum()) if LESION in pixels else 0, "lesion masks"),
-        (int(pixels[statistics.attributes].notna().to_numpy().sum()), "attribute masks"),
-        (int(images["source"].nunique()), "data sets"),
-        (int(images["licence"].nunique()), "licences"),
-        (len(statistics.failures), "files that cannot be used"),
-        (None, "findings: no check was made")
-        if findings is None
-        else (len(findings), f"findings, {count(sum(item.severity == 'error' for item in findings), 'error')}"),
-    ]
+    counted = (
+        (len(images), "image", ""),
+        (int(images["id"].nunique()), "different image id", ""),
+        (int(pixels[LESION].notna().sum()) if LESION in pixels else 0, "lesion mask", ""),
+        (int(pixels[statistics.attributes].notna().to_numpy().sum()), "attribute mask", ""),
+        (int(images["source"].nunique()), "data set", ""),
+        (int(images["licence"].nunique()), "licence", ""),
+        (len(statistics.failures), "file that cannot be used", "files that cannot be used"),
+    )
+    cards: list[tuple[Cell, str]] = [(number, noun(number, *names)) for number, *names in counted]
+    if findings is None:
+        return [*cards, (None, "findings: no check was made")]
+    errors = count(sum(item.severity == "error" for item in findings), "error")
+    return [*cards, (len(findings), f"{noun(len(findings), 'finding')}, {errors}")]
 
 
 def _sections(statistics: Statistics, findings: Sequence[Finding] | None, seed: int) -> Iterator[Section]:

@@ -14,21 +14,16 @@ from dermseg import subgroups
 from dermseg.data.catalog import Sample
 from dermseg.errors import InputError
 from dermseg.evaluation import EvaluationResult, Predictor
-from dermseg.imaging import make_folder
 from dermseg.protocols import ImageScore
 from dermseg.report import cases as pictures
 from dermseg.report import probabilities, scores, summary
 from dermseg.report.cases import thumbnail
-from dermseg.report.page import Cell, Page, Section, Table, encode, publish
+from dermseg.report.output import replacing
+from dermseg.report.page import RESEARCH, Cell, Page, Section, Table, encode, publish
 
 __all__ = ["PAGE", "thumbnail", "write"]
 
 PAGE = "report.html"
-RESEARCH = "Research software, not a medical device"
-NOTICE = (
-    f"{RESEARCH}: what it finds must not decide about a patient. Pictures on this page are of the data sets described "
-    "and under their licences: do not publish them without reading these."
-)
 
 
 def write(
@@ -49,7 +44,7 @@ def write(
     Args:
         result: Scored by the official protocol at least; what other protocols tell is shown where they are there, as
             are facts and thumbnails.
-        folder: Where to write; made if it is missing. Pictures of an earlier report are replaced.
+        folder: Where to write; made if it is missing. Files of an earlier report are replaced.
         predictor: What was scored; it predicts the images that are drawn again.
         samples: The scored ones.
         card: The bundle's model card, as Markdown.
@@ -65,8 +60,20 @@ def write(
     if result.protocols[0].name != "official":
         names = ", ".join(protocol.name for protocol in result.protocols)
         raise InputError(f"a report needs the official protocol first, not {names}; evaluate with it too")
-    target = Path(folder)
-    make_folder(target)
+    with replacing(folder, PAGE) as stage:
+        _write(result, stage, predictor, samples, card, cases, title)
+    return Path(folder) / PAGE
+
+
+def _write(
+    result: EvaluationResult,
+    target: Path,
+    predictor: Predictor,
+    samples: Sequence[Sample],
+    card: str | None,
+    cases: int,
+    title: str | None,
+) -> None:
     table = f"{result.split}_metrics.csv"
     result.write_csv(target / table)
     files = {"result.json": encode(result.to_json())}
@@ -96,18 +103,17 @@ def write(
         lead=f"The masks by {result.name} on {result.data}, split {result.split}.",
         cards=summary.cards(result),
         text=f"{summary.text(result)} {RESEARCH}.",
-        sentences=list(summary.stands_out(result, factors)),
+        sentences=list(summary.stands_out(result, factors, predictor)),
         sections=sections,
-        notice=NOTICE,
         facts=[("Data hash (SHA-256)", result.content_hash)],
     )
-    return publish(page, target, PAGE, files, [table])
+    publish(page, target, PAGE, files, [table])
 
 
 def _ordered(result: EvaluationResult) -> list[ImageScore]:
     """The images, the worst first; of equal ones the one with more wrong area."""
     main = result.protocols[0].main
-    counted = scores.counts(result).sum(axis=1) if result.images else np.zeros((0, 4))
+    counted = scores.counts(result, result.images).sum(axis=1) if result.images else np.zeros((0, 4))
     wrong = counted[:, 1:3].sum(axis=1) / counted.sum(axis=1)
     keys = [(image.metrics[main], -share, image.id) for image, share in zip(result.images, wrong.tolist(), strict=True)]
     return [result.images[place] for place in sorted(range(len(keys)), key=keys.__getitem__)]
@@ -122,7 +128,8 @@ def _galleries(
     most: int,
 ) -> Iterator[Section]:
     # Nothing that was found where nothing is scores 1 too, but shows nothing.
-    shown = [image for image in ordered if scores.counts(result, [image])[..., :3].any()]
+    once = set(result.distinct)
+    shown = [image for image in ordered if image in once and scores.counts(result, [image])[..., :3].any()]
     number_of = min(most, -(-len(shown) // 2))
     legend = pictures.legend(result.classes)
     main = scores.words(result.protocols[0].main)

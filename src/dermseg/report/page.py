@@ -29,6 +29,11 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 FEW_COLUMNS = 4  # that fit side by side on a phone
+RESEARCH = "Research software, not a medical device"
+NOTICE = (
+    f"{RESEARCH}: what it finds must not decide about a patient. Pictures on this page are of the data sets described "
+    "and under their licences: do not publish them without reading these."
+)
 
 
 @dataclass(frozen=True)
@@ -51,7 +56,17 @@ class Picture:
     alt: str
 
 
-Cell = str | int | float | Percent | Interval | Picture | None
+@dataclass(frozen=True)
+class Signed:
+    """A number that is shown in a way of its own and begins with its sign: "+0.012 [+0.004, +0.020]"."""
+
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
+Cell = str | int | float | Percent | Signed | Interval | Picture | None
 
 
 @dataclass(frozen=True)
@@ -154,7 +169,6 @@ class Page:
         text: The summary in words; may be empty.
         sentences: What stands out.
         sections: The rest.
-        notice: What must be known of the whole page; at its foot.
         facts: Names and values at its foot.
     """
 
@@ -164,7 +178,6 @@ class Page:
     text: str
     sentences: Sequence[str]
     sections: Sequence[Section]
-    notice: str
     facts: Sequence[tuple[str, str]] = ()
 
 
@@ -173,7 +186,7 @@ def publish(page: Page, folder: str | Path, name: str, files: Mapping[str, bytes
 
     Args:
         page: What it shows.
-        folder: Where to write; made if it is missing.
+        folder: Where to write; made if it is missing. `output.replacing` gives one that replaces an earlier report.
         name: Of the page's file.
         files: Content by name.
         written: Names of files that lie there already and are listed too.
@@ -209,6 +222,7 @@ def render(page: Page, files: Sequence[str] = ()) -> bytes:
         .render(
             page=page,
             files=files,
+            notice=NOTICE,
             style=Markup((HERE / "page.css").read_text(encoding="utf-8")),
             script=Markup(script),
             script_hash=digest,
@@ -229,11 +243,6 @@ def data_uri(content: bytes, kind: str) -> str:
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
-def count(number: int, noun: str) -> str:
-    """A number with its noun: 1 error, 2,000 errors."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
-
-
 def percent(share: float) -> str:
     """A share from 0 to 1 in per cent, one digit behind the point where it has one that counts; a dash for NaN."""
     if math.isnan(share):
@@ -245,8 +254,10 @@ def percent(share: float) -> str:
 def number(value: object) -> str:
     """A cell as text: thousands apart, shares with three digits behind the point, a dash for nothing."""
     if isinstance(value, Interval):
-        digits = 1 if value.high > 1 else 3  # a distance, or a share
+        digits = 1 if max(value.mean, value.high) > 1 else 3  # a distance, or a share
         ends = f"[{value.low:.{digits}f},\N{NO-BREAK SPACE}{value.high:.{digits}f}]"
+        if math.isnan(value.low):
+            ends = "[–]"
         return "–" if math.isnan(value.mean) else f"{value.mean:.{digits}f} {ends}"
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "–"
@@ -260,7 +271,7 @@ def number(value: object) -> str:
 
 def is_number(value: object) -> bool:
     """Whether a cell stands at the right of its column."""
-    return isinstance(value, int | float | Percent | Interval)
+    return isinstance(value, int | float | Percent | Signed | Interval)
 
 
 def is_picture(value: object) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -11,12 +12,13 @@ from numpy.typing import NDArray
 
 from dermseg import metrics, ranking
 from dermseg.data import tables
-from dermseg.evaluation import ALL, EvaluationResult
+from dermseg.evaluation import ALL, EvaluationResult, OperatingPoint
 from dermseg.report import curves
 from dermseg.report.charts import Chart, chart
 from dermseg.report.curves import Curve
 from dermseg.report.page import Cell, Section, Table, number, percent
-from dermseg.report.scores import capital, plain, words
+from dermseg.report.scores import words
+from dermseg.wording import capital, count, plain
 
 Numbers = NDArray[np.float64]
 Curves = Mapping[str, Mapping[str, Numbers]]
@@ -35,7 +37,7 @@ def section(result: EvaluationResult) -> tuple[Section, dict[str, str]]:
     Args:
         result: With the protocol ``ranking`` and at least one image.
     """
-    statistics = np.array([image.statistics["ranking"] for image in result.images], np.float32)
+    statistics = np.array([image.statistics["ranking"] for image in result.distinct], np.float32)
     summed = statistics.sum(axis=0, dtype=np.float64)
     found = _by_threshold(result.classes, statistics, summed)
     averaged = "means over images" if len(result.classes) == 1 else "pixels summed over images"
@@ -45,15 +47,16 @@ def section(result: EvaluationResult) -> tuple[Section, dict[str, str]]:
     )
     sentences = [f"Threshold in use: {_listed(result.classes, result.thresholds)}."]
     if (point := result.operating_point) is not None:
-        sentences.append(
-            f"High sensitivity: {_listed(result.classes, point.thresholds)}; the highest at which "
-            f"{percent(point.sensitivity)} of what is true is found, as the mean over {point.images:,} images of the "
-            "split tune alone. More than the truth is marked; it is for where missing some is worse."
-        )
+        sentences += _chosen(result.classes, point)
     charts = [*_draw_thresholds(result, found), *_draw_ranked(result, summed)]
     return (
         Section(
-            "probabilities", "Thresholds and calibration", text, charts, [_points(result, found)], sentences=sentences
+            "probabilities",
+            "Thresholds and calibration",
+            text,
+            charts,
+            [_points(result, statistics)],
+            sentences=sentences,
         ),
         _csv(result.classes, found, summed),
     )
@@ -70,9 +73,37 @@ def _by_threshold(classes: Sequence[str], statistics: NDArray[np.float32], summe
 
 
 def _operating_points(result: EvaluationResult) -> dict[str, tuple[float, ...]]:
-    """The thresholds of the classes, by what they are for."""
-    point = result.operating_point
-    return {IN_USE: result.thresholds} | ({SENSITIVE: point.thresholds} if point else {})
+    """The thresholds of the classes, by what they are for; NaN of a class that none was chosen for."""
+    point, found = result.operating_point, {IN_USE: result.thresholds}
+    if point is not None:
+        pairs = zip(point.thresholds, point.reached, strict=True)
+        found[SENSITIVE] = tuple(math.nan if reached is None else threshold for threshold, reached in pairs)
+    return found
+
+
+def _chosen(classes: Sequence[str], point: OperatingPoint) -> Iterator[str]:
+    """How the thresholds of high sensitivity were chosen, and what of each class they find."""
+    asked = percent(point.sensitivity)
+
+    def found(place: int) -> str:
+        threshold, reached, images = point.thresholds[place], point.reached[place], point.images[place]
+        if reached is None:
+            return "none is chosen, for no image of tune shows it"
+        on = f"of it is found on tune ({count(images, 'image')})"
+        if reached < point.sensitivity - 1e-9:
+            return f"{asked} is not reached; at {threshold:g}, {percent(math.floor(1000 * reached) / 1000)} {on}"
+        return f"{threshold:g}, at which {percent(reached)} {on}"
+
+    names = [f"{plain(name)}: " if len(classes) > 1 else "" for name in classes]
+    each = "; ".join(f"{name}{found(place)}" for place, name in enumerate(names))
+    yield (
+        f"High sensitivity: the highest threshold from 0.01 to 0.99 at which {asked} of "
+        f"{'a class' if len(classes) > 1 else f'the {plain(classes[0])}'} is found on the split tune, as the mean over "
+        f"images that show it, at the network's size: {each}. It is for where missing some is worse than marking too "
+        "much."
+    )
+    if len(classes) > 1:
+        yield "The table below takes pixels summed over images, another quantity than that mean."
 
 
 def _draw_thresholds(result: EvaluationResult, found: Curves) -> Iterator[Chart]:
@@ -81,7 +112,11 @@ def _draw_thresholds(result: EvaluationResult, found: Curves) -> Iterator[Chart]
 
     def curve(name: str, metric: str) -> Curve:
         y, place = found[name][metric], result.classes.index(name)
-        marks = {mark: (of[place], float(np.interp(of[place], ranking.THRESHOLDS, y))) for mark, of in at.items()}
+        marks = {
+            mark: (of[place], float(np.interp(of[place], ranking.THRESHOLDS, y)))
+            for mark, of in at.items()
+            if ranking.THRESHOLDS[0] <= of[place] <= ranking.THRESHOLDS[-1]
+        }
         return Curve(ranking.THRESHOLDS, y, marks)
 
     drawn: dict[str, dict[str, Curve]]
@@ -148,16 +183,28 @@ def _draw_ranked(result: EvaluationResult, summed: Numbers) -> Iterator[Chart]:
     )
 
 
-def _points(result: EvaluationResult, found: Curves) -> Table:
-    """What the operating points score; between hundredths, where nothing is counted, the curve is followed."""
+def _points(result: EvaluationResult, statistics: NDArray[np.float32]) -> Table:
+    """What the operating points score."""
     several = len(result.classes) > 1
     rows: list[list[Cell]] = []
-    for place, (name, own) in enumerate(found.items()):
+    for place, name in enumerate(result.classes):
         for mark, thresholds in _operating_points(result).items():
-            values = (float(np.interp(thresholds[place], ranking.THRESHOLDS, own[metric])) for metric in METRICS)
-            rows.append([*([plain(name)] if several else []), mark, f"{thresholds[place]:g}", *values])
+            own, threshold = statistics[:, place], thresholds[place]
+            values = _scores(own.sum(axis=0, dtype=np.float64)[None] if several else own, threshold)
+            shown = None if math.isnan(threshold) else f"{threshold:g}"
+            rows.append([*([plain(name)] if several else []), mark, shown, *values])
     columns = (*(["class"] if several else []), "operating point", "threshold", *map(words, METRICS))
-    return Table(f"Operating points on the split {result.split}", columns, rows)
+    known = all(row[-1] is not None for row in rows)
+    note = "" if known else "A dash: pixels are counted at hundredths, and not at this threshold."
+    return Table(f"Operating points on the split {result.split}", columns, rows, note=note)
+
+
+def _scores(statistics: NDArray[np.floating], threshold: float) -> list[float | None]:
+    """The metrics, means over images (n, LENGTH), at a threshold; None of each where pixels are not counted at it."""
+    if np.float32(threshold) not in ranking.EDGES:
+        return [None] * len(METRICS)
+    counts = ranking.counts_at(statistics, [threshold])
+    return [float(metrics.score(metric, counts).mean()) for metric in METRICS]
 
 
 def _listed(classes: Sequence[str], thresholds: Sequence[float]) -> str:

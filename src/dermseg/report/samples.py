@@ -14,6 +14,7 @@ from dermseg.errors import DermsegError
 from dermseg.figures import LINE, PALETTE, Colour, outline
 from dermseg.imaging import encode_image, open_image, read_mask
 from dermseg.report.page import Picture, Tile, data_uri, percent
+from dermseg.wording import plain
 
 SIDE = 224
 TILES = 24
@@ -72,7 +73,7 @@ def _tile(statistics: Statistics, place: int, name: str, colour: Colour) -> Tile
     resized = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
     picture = resized.astype(np.uint8, copy=False)
     cover = float(statistics.cover[name].loc[place]) if name in statistics.pixels else np.nan
-    what = name.replace("_", " ")
+    what = plain(name)
     share = f"{what} {percent(cover)}" if cover == cover else f"no {what} mask"
     if cover == cover:
         mask = cv2.resize(read_mask(sample.masks[name]).view(np.uint8) * 255, size, interpolation=cv2.INTER_AREA)

@@ -11,14 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dermseg.data import tables
-from dermseg.evaluation import ALL, EvaluationResult, count_groups
+from dermseg.evaluation import ALL, EvaluationResult
 from dermseg.imaging import open_image
 from dermseg.metrics import JACCARD_THRESHOLD, Interval
-from dermseg.protocols import ImageScore, Protocol
+from dermseg.protocols import ImageScore, Protocol, count_groups
 from dermseg.report import charts, curves
 from dermseg.report.charts import Chart, chart, rows_height
-from dermseg.report.page import Cell, Percent, Picture, Section, Table, count, data_uri, number, percent
-from dermseg.subgroups import Factor, remark
+from dermseg.report.page import Cell, Percent, Picture, Section, Table, data_uri, number, percent
+from dermseg.subgroups import LEAST_GROUPS, SKIN_TONE, Factor, remark
+from dermseg.wording import capital, count, plain
 
 MOST_ROWS = 1000  # of images on the page; the CSV has them all
 MOST_CHOICES = 12  # of a fact that images can be filtered by
@@ -62,8 +63,24 @@ def by_protocol(result: EvaluationResult) -> Section:
         "Each table says how its numbers are taken and averaged; numbers of different tables must not be compared. "
         "In brackets: the 95 % interval. A group is a lesion or patient, or an image where neither is known."
     )
+    if shared := copies(result):
+        text += f" {shared}"
     found = [draw(protocol, result.summaries[protocol.name], headings) for protocol in result.protocols]
     return Section("scores", "Scores", text, tables=found)
+
+
+def copies(result: EvaluationResult) -> str:
+    """How many images stand in several data sets, in a sentence; empty if none does."""
+    sources = Counter(image.id for image in result.images)
+    shared = [of for of in sources.values() if of > 1]
+    if not shared:
+        return ""
+    most = "two data sets" if max(shared) == 2 else "two data sets or more"
+    verb = "counts" if len(shared) == 1 else "count"
+    return (
+        f"{count(len(sources), 'image')}, {len(shared):,} of them in {most}; "
+        f"{'this one' if len(shared) == 1 else 'these'} {verb} once over all."
+    )
 
 
 def _by_metric(protocol: Protocol, summaries: Summaries, headings: Mapping[str, str]) -> Table:
@@ -132,8 +149,8 @@ def spread(result: EvaluationResult) -> Section:
     """How the main metric is distributed over images, and what it goes with."""
     main = result.protocols[0].main
     label = f"{words(main)} of an image"
-    groups = _by_source(result.images)
-    scores = {name: np.array([image.metrics[main] for image in own]) for name, own in groups.items()}
+    groups = _for_charts(result.parts())
+    scores = _each(groups, main)
     several = len(result.classes) > 1
     drawn = [
         chart(
@@ -154,13 +171,18 @@ def spread(result: EvaluationResult) -> Section:
         )
     ]
     if not several and counts(result)[..., [0, 2]].any():
-        counted = {name: counts(result, own)[:, 0] for name, own in groups.items()}
-        drawn += [_against_size(counted, scores), _area_errors(counted)]
+        drawn += [_against_size(result), _area_errors({n: counts(result, own)[:, 0] for n, own in groups.items()})]
     text = "A mean hides what single images are like."
     return Section("spread", "Spread", text, drawn)
 
 
-def _against_size(counted: Mapping[str, NDArray[np.float64]], scores: Mapping[str, NDArray[np.float64]]) -> Chart:
+def _against_size(result: EvaluationResult) -> Chart:
+    groups: dict[str, list[ImageScore]] = {}
+    for image in result.distinct:
+        groups.setdefault(image.source, []).append(image)
+    if len(groups) > MOST_SOURCES:
+        groups = {ALL: list(result.distinct)}
+    counted, scores = {name: counts(result, own)[:, 0] for name, own in groups.items()}, _each(groups, "jaccard")
     sizes = {name: own[:, [0, 2]].sum(axis=1) / own.sum(axis=1) for name, own in counted.items()}
     shown = {name: (own[own > 0], scores[name][own > 0]) for name, own in sizes.items()}
     size, score = (np.concatenate([pair[side] for pair in shown.values()]) for side in (0, 1))
@@ -205,17 +227,18 @@ def subgroups(result: EvaluationResult, factors: Sequence[Factor]) -> Section:
     """A chart of intervals for each factor, and what the gaps say in sentences."""
     main = result.protocols[0].main
     levels = [level for factor in factors for level in factor.levels]
-    whole = result.summaries[result.protocols[0].name][ALL][main].mean
-    ends = np.array([[level.metric.low, level.metric.high] for level in levels])
+    ends = np.array([[level.metric.mean, level.metric.low, level.metric.high] for level in levels])
+    known = {factor.name: f"Known of {factor.images:,} of {len(result.distinct):,} images." for factor in factors}
     span = (max(0.0, float(np.nanmin(ends)) - 0.04), min(1.02, float(np.nanmax(ends)) + 0.04))
     drawn = [
         _intervals(
             f"subgroup_{factor.name}",
             capital(factor.title),
             [(level.name, level.images, level.metric, level.verdict == "shown") for level in factor.levels],
-            whole,
+            factor.whole,
             words(main),
             span,
+            known[factor.name] if factor.images < len(result.distinct) else "",
         )
         for factor in factors
     ]
@@ -227,8 +250,9 @@ def subgroups(result: EvaluationResult, factors: Sequence[Factor]) -> Section:
     columns = ("factor", "level", "images", "groups", words(main), "gap to the others", "verdict")
     sentences = [capital(factor.summary) for factor in factors]
     text = (
-        f"{capital(words(main))} of images that are alike in one respect; the dashed line is that of all images. "
-        "Orange: its gap to the other images is shown, since the gap's interval does not hold 0. A gap says where a "
+        f"{capital(words(main))} of images that are alike in one respect; the dashed line is that of all images of "
+        f"which it is known; of fewer than {LEAST_GROUPS} groups there is no interval. Orange: its gap to the other "
+        "images is shown, since the gap's interval does not hold 0. A gap says where a "
         f"score differs, not why. {remark(factors)}"
     )
     table = Table("Subgroups", columns, rows)
@@ -261,15 +285,18 @@ def every_image(result: EvaluationResult, ordered: Sequence[ImageScore], factors
         columns[words(metric).removesuffix(", px")] = [image.metrics[metric] for image in shown]
     if any("lesion_fraction" in image.facts for image in shown):
         columns["lesion, share"] = [Percent(float(image.facts.get("lesion_fraction", math.nan))) for image in shown]
+    if len({image.source for image in result.images}) > 1:
+        columns["data set"] = [image.source for image in shown]
     for factor in factors:
-        values = [image.source if factor.name == "source" else image.facts.get(factor.name) for image in shown]
-        columns[factor.title.removesuffix(" from uncalibrated images")] = list(values)
+        if factor.name != "source":
+            title = factor.title.removesuffix(" from uncalibrated images")
+            columns[title] = [image.facts.get(factor.name) for image in shown]
     choices = {name: {cell for cell in cells if isinstance(cell, str)} for name, cells in columns.items()}
     filters = [name for name, own in choices.items() if 1 < len(own) <= MOST_CHOICES and name != "id"][:MOST_FILTERS]
     text = "The worst first."
     if "image" in columns:
         text += " Yellow is the outline of the truth, cyan that of the prediction."
-    if "skin tone, estimated" in columns:
+    if any(factor.name == SKIN_TONE for factor in factors):
         text += " Skin tone is estimated from uncalibrated images."
     note = f"The worst {MOST_ROWS:,}; {result.split}_metrics.csv has them all." if len(ordered) > MOST_ROWS else ""
     table = Table("Every image", list(columns), list(zip(*columns.values(), strict=True)), filters, note)
@@ -288,8 +315,12 @@ def not_scored(result: EvaluationResult) -> Section:
 
 
 def counts(result: EvaluationResult, images: Sequence[ImageScore] | None = None) -> NDArray[np.float64]:
-    """The official protocol's counts, (n, K, 4): true positives, false positives, false negatives, true negatives."""
-    chosen = result.images if images is None else images
+    """The official protocol's counts of images, or of all, each once.
+
+    Returns:
+        (n, K, 4): true positives, false positives, false negatives, true negatives.
+    """
+    chosen = result.distinct if images is None else images
     return np.array([image.statistics["official"] for image in chosen], np.float64)
 
 
@@ -313,7 +344,7 @@ def _intervals(
         name,
         title,
         f"{title}, {label} with 95 % intervals. "
-        + "; ".join(f"{plain(level)}, {images:,} images: {number(value)}" for level, images, value, _ in rows),
+        + "; ".join(f"{plain(level)}, {count(images, 'image')}: {number(value)}" for level, images, value, _ in rows),
         partial(curves.intervals, rows=rows, whole=whole, span=span, label=label),
         note=note,
         height=rows_height(len(rows), 0.52, 0.9),
@@ -340,24 +371,15 @@ def _size(images: Sequence[ImageScore]) -> str:
     return count(len(images), "image") + (f", {count(groups, 'group')}" if groups < len(images) else "")
 
 
-def _by_source(images: Sequence[ImageScore]) -> dict[str, list[ImageScore]]:
-    """The images by data set; together where there are too many of these for a chart."""
-    groups: dict[str, list[ImageScore]] = {}
-    for image in images:
-        groups.setdefault(image.source, []).append(image)
-    return groups if len(groups) <= MOST_SOURCES else {"all": list(images)}
+def _for_charts(parts: Mapping[str, list[ImageScore]]) -> Mapping[str, list[ImageScore]]:
+    """A panel for each data set and one for all; one alone where there is one data set, or too many for a chart."""
+    return parts if 2 < len(parts) <= MOST_SOURCES + 1 else {ALL: parts[ALL]}
+
+
+def _each(groups: Mapping[str, Sequence[ImageScore]], metric: str) -> dict[str, NDArray[np.float64]]:
+    return {name: np.array([image.metrics[metric] for image in own]) for name, own in groups.items()}
 
 
 def _medians(groups: Mapping[str, NDArray[np.float64]], spoken: object = None) -> str:
     say = percent if spoken is percent else (lambda value: f"{value:.3f}")
     return "Medians: " + ", ".join(f"{name} {say(float(np.median(own)))}" for name, own in groups.items() if len(own))
-
-
-def capital(text: str) -> str:
-    """A text with a capital as its first letter."""
-    return text[:1].upper() + text[1:]
-
-
-def plain(name: str) -> str:
-    """A name as it is read, without underlines."""
-    return name.replace("_", " ")

@@ -17,6 +17,7 @@ from dermseg.data.statistics import ARTEFACTS, CHANNELS, Statistics
 from dermseg.report import charts
 from dermseg.report.charts import COLOURS, Chart, chart, rows_height
 from dermseg.report.page import Cell, Percent, Section, Table, percent
+from dermseg.wording import plain
 
 Groups = dict[str, NDArray[np.float64]]
 
@@ -147,7 +148,7 @@ def attributes(statistics: Statistics) -> Section | None:
             "Attributes seen together",
             "Matrix of how many images show two attributes: "
             + ", ".join(
-                f"{_plain(names[one])} and {_plain(names[other])} {pairs[one, other]:,}"
+                f"{plain(names[one])} and {plain(names[other])} {pairs[one, other]:,}"
                 for one, other in combinations(range(len(names)), 2)
             ),
             partial(charts.matrix, table=together, shares=together.div(np.maximum(np.diag(pairs), 1), axis=0)),
@@ -166,7 +167,7 @@ def attributes(statistics: Statistics) -> Section | None:
     whole, by_split = everything.to_dict("index"), shares.to_dict("index")
     rows: list[list[Cell]] = [
         [
-            _plain(name),
+            plain(name),
             whole[name]["images"],
             whole[name]["shown"],
             *(Percent(by_split[split][name]) for split in splits),
@@ -360,7 +361,7 @@ def _boxes(
 
 
 def _medians(groups: Groups, spoken: Callable[[float], str]) -> str:
-    return "Medians: " + ", ".join(f"{_plain(name)} {spoken(float(np.median(own)))}" for name, own in groups.items())
+    return "Medians: " + ", ".join(f"{plain(name)} {spoken(float(np.median(own)))}" for name, own in groups.items())
 
 
 def _by(table: pd.DataFrame, value: str, key: str, order: Sequence[str] | None = None) -> Groups:
@@ -386,11 +387,7 @@ def _shares(table: pd.DataFrame, value: str, order: Sequence[str]) -> pd.DataFra
 def _read_out(shares: pd.DataFrame) -> str:
     """A table of shares in words, for those who cannot see its chart."""
     rows = (
-        f"{name}: " + ", ".join(f"{_plain(column)} {percent(float(share))}" for column, share in row.items())
+        f"{name}: " + ", ".join(f"{plain(column)} {percent(float(share))}" for column, share in row.items())
         for name, row in shares.iterrows()
     )
     return "; ".join(rows) + "."
-
-
-def _plain(name: object) -> str:
-    return str(name).replace("_", " ")

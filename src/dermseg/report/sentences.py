@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from dermseg.appearance import LARGE, SKIN_TONES, TINY
 from dermseg.data import statistics as tables
 from dermseg.data.statistics import CHANNELS, Statistics
-from dermseg.report.page import count, percent
+from dermseg.report.page import percent
+from dermseg.wording import count, plain
 
 
 def stands_out(statistics: Statistics) -> list[str]:
@@ -34,7 +35,8 @@ def _files(statistics: Statistics) -> Iterator[str]:
     groups = images.groupby("source")["group"].nunique()
     for source, own in images.groupby("source", sort=False):
         if (named := int(groups[source])) < len(own):
-            yield f"{source} shows {named:,} lesions or patients in {len(own):,} images: split it by these."
+            lesions = count(named, "lesion or patient", "lesions or patients")
+            yield f"{source} shows {lesions} in {count(len(own), 'image')}: split it by these."
     sides = images.groupby("id")["split"].nunique()
     if torn := int((sides > 1).sum()):
         yield f"{count(torn, 'image id')} on more than one side of the split."
@@ -73,8 +75,8 @@ def _attributes(statistics: Statistics) -> Iterator[str]:
     most, least = max(share, key=share.__getitem__), min(share, key=share.__getitem__)
     if most != least:
         yield (
-            f"Attributes are uneven: {_plain(most)} is seen in {percent(share[most])} of images, "
-            f"{_plain(least)} in {percent(share[least])}; {percent((pixels > 0).sum(axis=1).eq(0).mean())} "
+            f"Attributes are uneven: {plain(most)} is seen in {percent(share[most])} of images, "
+            f"{plain(least)} in {percent(share[least])}; {percent((pixels > 0).sum(axis=1).eq(0).mean())} "
             f"of {len(pixels):,} images show none."
         )
 
@@ -101,7 +103,3 @@ def _looks(statistics: Statistics) -> Iterator[str]:
         f"Hair covers more than {percent(0.01)} of the image in {percent(hair)} of images, a vignette in "
         f"{percent(vignette)} (estimated)."
     )
-
-
-def _plain(name: object) -> str:
-    return str(name).replace("_", " ")

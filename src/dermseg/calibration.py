@@ -1,0 +1,449 @@
+"""Fits, on images with a truth, how sure a bundle may be: the temperature of its logits and the model of its quality.
+
+Both are fitted on the split `tune`, which no weight was trained on and nothing is reported of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dermseg import foreign, ranking
+from dermseg.bundle import Bundle, Calibration, write
+from dermseg.data.catalog import Sample
+from dermseg.errors import DataError, InputError, extra
+from dermseg.evaluation import read_truths
+from dermseg.metrics import JACCARD_THRESHOLD, Confusion
+from dermseg.parallel import Item, Result, in_order
+from dermseg.protocols import Pair
+from dermseg.quality import FAMILIARITY, FEATURES, Logistic, QualityModel, Subspace, features_of
+from dermseg.segmenter import Prediction, Segmenter
+
+Array = NDArray[np.float64]
+
+LEVELS: Array = np.linspace(-64, 64, 12801)
+"""Logits that pixels are counted at."""
+
+SOFTENED = 8.0  # times the temperature: float32 probabilities that tell logits of +-64 apart
+
+SURE = 0.98  # of accepted masks, the share that is to be good; of all masks 0.95 are
+TAKEN_FOR_FOREIGN = 0.02  # share of dermoscopy images that may be
+DISCARDED = 0.015  # share of them that is rejected for its mask
+DIMENSIONS = 16  # of the subspace of embeddings
+RIDGE = {"jaccard": 10.0, "foreign": 100.0}  # chosen on tune, with all of one group or kind left out at a time
+TELLING = (*FEATURES[FEATURES.index("lightness") :], *FAMILIARITY)  # that a photograph is no dermoscopy
+FOLDS = 5
+LEAST_IMAGES = 50
+FOREIGN_PICTURES = 100  # of each kind
+
+
+def histogram(logits: NDArray[np.floating[Any]], truth: NDArray[np.bool_]) -> Array:
+    """Count pixels by their logit, (2, len(LEVELS)): those that are no lesion in truth, and those that are."""
+    step = LEVELS[1] - LEVELS[0]
+    place = np.rint((np.clip(logits, LEVELS[0], LEVELS[-1]) - LEVELS[0]) / step).astype(np.int64)
+    counts = np.bincount((place + len(LEVELS) * truth).ravel(), minlength=2 * len(LEVELS))
+    return counts.reshape(2, -1).astype(np.float64)
+
+
+def fit_temperature(counts: Array) -> float:
+    """The temperature at which pixels are most likely (Guo et al. 2017, arXiv:1706.04599).
+
+    Args:
+        counts: Of one class, `histogram` summed over images.
+
+    Returns:
+        Within 1/8 to 8; 1 of a set whose pixels are all lesion or all not, of which none can be told.
+
+    Raises:
+        MissingExtraError: Without scipy.
+    """
+    with extra("fitting a temperature", "evaluate"):
+        from scipy.optimize import minimize_scalar
+    if not counts.sum(axis=1).all():
+        return 1.0
+
+    def surprise(log_temperature: float) -> float:
+        logits = LEVELS / np.exp(log_temperature)
+        likelihoods = np.stack([np.logaddexp(0, logits), np.logaddexp(0, -logits)])
+        return float((counts * likelihoods).sum() / counts.sum())
+
+    found = minimize_scalar(surprise, bounds=(-np.log(8), np.log(8)), method="bounded", options={"xatol": 1e-4})
+    return float(np.exp(found.x))
+
+
+def moved(threshold: float, factor: float) -> float:
+    """A threshold where logits are divided by ``factor``: pixels above it stay the same ones."""
+    return float(1 / (1 + (1 / threshold - 1) ** (1 / factor)))
+
+
+class Seen(NamedTuple):
+    """What is known of n images without their truth.
+
+    Attributes:
+        features: (n, F), as `features_of`.
+        embeddings: (n, D); None where the network gives none.
+    """
+
+    features: Array
+    embeddings: Array | None = None
+
+    def part(self, chosen: NDArray[Any]) -> Seen:
+        """Some of them."""
+        return Seen(self.features[chosen], None if self.embeddings is None else self.embeddings[chosen])
+
+    @classmethod
+    def joined(cls, parts: Sequence[Seen]) -> Seen:
+        """Images of several parts."""
+        embeddings = [part.embeddings for part in parts if part.embeddings is not None]
+        return cls(
+            np.concatenate([part.features for part in parts]), np.concatenate(embeddings) if embeddings else None
+        )
+
+
+def fit_quality(
+    seen: Seen,
+    jaccard: Array,
+    *,
+    groups: Sequence[str],
+    sources: Sequence[str],
+    strange: Seen,
+) -> QualityModel:
+    """Fit a quality model; each data set weighs the same.
+
+    Thresholds are set by estimates of images whose group had no part in the fit. What embeddings tell is how far they
+    lie from those of dermoscopy, not in which direction, so that pictures of other kinds than the ones fitted on are
+    told too.
+
+    Args:
+        seen: Dermoscopy images.
+        jaccard: (n,) of their masks, in truth.
+        groups: Of each the lesion or patient.
+        sources: Of each the data set.
+        strange: Pictures that are no dermoscopy.
+
+    Raises:
+        DataError: There are too few images.
+    """
+    names, place = np.unique(groups, return_inverse=True)
+    if len(jaccard) < LEAST_IMAGES or len(names) < FOLDS:
+        raise DataError(
+            f"a quality model of {len(jaccard)} images in {len(names)} groups would tell little; expected at least "
+            f"{LEAST_IMAGES} in {FOLDS}; give more, or leave it out with --no-quality"
+        )
+    weights = _balanced(sources)
+    fold = np.random.default_rng(0).permutation(len(names))[place] % FOLDS
+    estimates, strangeness = np.zeros(len(jaccard)), np.zeros(len(jaccard))
+    for turn in range(FOLDS):
+        kept, left = fold != turn, fold == turn
+        model = _fit(seen.part(kept), jaccard[kept], weights[kept], strange)
+        z = model.standardise(*seen.part(left))
+        estimates[left], strangeness[left] = model.jaccard(z), model.foreign(z)
+    limit = _quantile(strangeness, weights, 1 - TAKEN_FOR_FOREIGN)
+    reject = _quantile(estimates, weights, DISCARDED)
+    accept = max(reject, _sure(estimates, jaccard >= JACCARD_THRESHOLD, weights))
+    rejected = (strangeness > limit) | (estimates < reject)
+    accepted = ~rejected & (estimates >= accept)
+
+    def share(chosen: NDArray[np.bool_], among: NDArray[np.bool_]) -> float:
+        return round(float(weights[chosen & among].sum() / max(weights[among].sum(), 1e-9)), 4)
+
+    every = np.ones(len(jaccard), np.bool_)
+    return _fit(seen, jaccard, weights, strange).model_copy(
+        update={
+            "accept": round(accept, 4),
+            "reject": round(reject, 4),
+            "foreign_limit": float(f"{limit:.5g}"),
+            "good": JACCARD_THRESHOLD,
+            "images": len(jaccard),
+            "fitted_on": ", ".join(f"{source} {list(sources).count(source)}" for source in dict.fromkeys(sources)),
+            "accepted": share(accepted, every),
+            "accepted_good": share(jaccard >= JACCARD_THRESHOLD, accepted),
+            "rejected": share(rejected, every),
+        }
+    )
+
+
+def _fit(seen: Seen, jaccard: Array, weights: Array, strange: Seen) -> QualityModel:
+    """The regressions; without thresholds yet."""
+    familiar = None if seen.embeddings is None else _subspace(seen.embeddings, weights)
+    names = FEATURES + FAMILIARITY * (familiar is not None)
+    nothing = Logistic(bias=0, weights=(0,) * len(names), squares=(0,) * len(names))
+    model = QualityModel(
+        features=names,
+        centre=(0,) * len(names),
+        scale=(1,) * len(names),
+        familiar=familiar,
+        jaccard=nothing,
+        foreign=nothing,
+        accept=1,
+        reject=0,
+        foreign_limit=1,
+        good=JACCARD_THRESHOLD,
+        images=len(jaccard),
+        fitted_on="",
+        accepted=0,
+        accepted_good=0,
+        rejected=0,
+    )
+    columns = seen.features
+    if familiar is not None and seen.embeddings is not None:
+        columns = np.concatenate([columns, familiar.place(seen.embeddings)], axis=1)
+    centre = np.average(columns, axis=0, weights=weights)
+    scale = np.sqrt(np.average((columns - centre) ** 2, axis=0, weights=weights)) + 1e-4
+    model = model.model_copy(update={"centre": _rounded(centre), "scale": _rounded(scale)})
+    z, odd = model.standardise(*seen), model.standardise(*strange)
+    # The two sides weigh the same.
+    balance = np.concatenate([weights, np.full(len(odd), weights.sum() / len(odd))])
+    truth = np.repeat([0.0, 1.0], [len(z), len(odd)])
+    both = np.concatenate([z, odd])
+    return model.model_copy(
+        update={
+            "jaccard": _regress(z, jaccard, weights, RIDGE["jaccard"], np.isin(names, FEATURES)),
+            "foreign": _regress(both, truth, balance, RIDGE["foreign"], np.isin(names, TELLING)),
+        }
+    )
+
+
+def _subspace(embeddings: Array, weights: Array) -> Subspace:
+    mean = np.average(embeddings, axis=0, weights=weights)
+    centred = embeddings - mean
+    variances, axes = np.linalg.eigh(np.cov(centred.T, aweights=weights, bias=True))
+    count = min(DIMENSIONS, len(mean))
+    variances, axes = np.maximum(variances[::-1][:count], 1e-12), axes[:, ::-1][:, :count]
+    left = centred - centred @ axes @ axes.T
+    residual = float(np.sqrt(np.average((left**2).sum(axis=1), weights=weights)))
+    scales = np.sqrt(variances)
+    return Subspace(
+        mean=_rounded(mean),
+        axes=tuple(_rounded(axis) for axis in (axes / scales).T),
+        scales=_rounded(scales),
+        residual=max(residual, 1e-6),
+    )
+
+
+def _regress(z: Array, target: Array, weights: Array, ridge: float, used: NDArray[np.bool_]) -> Logistic:
+    """Logistic regression of a target in [0, 1] with a ridge, by Newton's method.
+
+    Args:
+        z: (n, F).
+        target: (n,).
+        weights: (n,).
+        ridge: Half of it times the sum of squared weights is added to the negative log-likelihood.
+        used: (F,), the features that have a weight at all.
+    """
+    used = np.tile(used, 2)
+    terms = np.concatenate([z, z**2 - 1], axis=1)[:, used]
+    x = np.concatenate([np.ones((len(z), 1)), terms], axis=1)
+    penalty = np.full(x.shape[1], ridge)
+    penalty[0] = 1e-6
+    found = np.zeros(x.shape[1])
+    for _ in range(50):
+        p = 1 / (1 + np.exp(-np.clip(x @ found, -30, 30)))
+        gradient = x.T @ (weights * (target - p)) - penalty * found
+        curvature = (x * (weights * p * (1 - p) + 1e-9)[:, None]).T @ x + np.diag(penalty)
+        step = np.clip(np.linalg.solve(curvature, gradient), -2, 2)
+        found = found + step
+        if np.abs(step).max() < 1e-6:
+            break
+    every = np.zeros(2 * z.shape[1])
+    every[used] = found[1:]
+    of_features, of_squares = np.split(every, 2)
+    return Logistic(bias=_rounded(found[:1])[0], weights=_rounded(of_features), squares=_rounded(of_squares))
+
+
+def _balanced(sources: Sequence[str]) -> Array:
+    """A weight for each image, 1 on average, so that each data set weighs the same."""
+    names, place, counts = np.unique(sources, return_inverse=True, return_counts=True)
+    return np.asarray(len(place) / len(names) / counts[place], np.float64)
+
+
+def _quantile(values: Array, weights: Array, share: float) -> float:
+    """The value below which a share of the weight lies."""
+    order = np.argsort(values)
+    reached = np.cumsum(weights[order]) / weights.sum()
+    return float(values[order][int(np.searchsorted(reached, share).clip(max=len(values) - 1))])
+
+
+def _sure(estimates: Array, good: NDArray[np.bool_], weights: Array) -> float:
+    """The lowest estimate from which on a share `SURE` of the weight is good; 1 if there is none."""
+    order = np.argsort(-estimates)
+    share = np.cumsum((weights * good)[order]) / np.cumsum(weights[order])
+    return float(estimates[order][share >= SURE].min(initial=1.0))
+
+
+def _rounded(values: Iterable[float]) -> tuple[float, ...]:
+    """To five digits, which is enough and keeps a manifest small."""
+    return tuple(float(f"{value:.5g}") for value in values)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What calibration changed, measured on the images it was fitted on.
+
+    Attributes:
+        images: How many.
+        temperatures: Of each class.
+        before: Expected calibration error of each class before ...
+        after: ... and after.
+        quality: The model, where one was asked for.
+    """
+
+    images: int
+    temperatures: dict[str, float]
+    before: dict[str, float]
+    after: dict[str, float]
+    quality: QualityModel | None
+
+    def __str__(self) -> str:
+        """A line for each class, and one for each verdict."""
+        lines = [f"fitted on {self.images} images"]
+        for name, temperature in self.temperatures.items():
+            lines.append(
+                f"{name}: temperature {temperature:.3f}; expected calibration error {self.before[name]:.4f} before, "
+                f"{self.after[name]:.4f} after"
+            )
+        meaning = self.quality.meaning if self.quality else {}
+        return "\n".join([*lines, *(f"{verdict}: {words}" for verdict, words in meaning.items())])
+
+
+def calibrate(
+    bundle: Bundle,
+    samples: Sequence[Sample],
+    folder: Path,
+    *,
+    quality: bool = True,
+    workers: int | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> tuple[Bundle, Report]:
+    """Write a copy of a bundle with temperatures, and a quality model, that are fitted on images.
+
+    Thresholds are moved with the temperature, so that no image's mask changes at the network's size; at the image's
+    own, where an outline runs between pixels of the network, one pixel in some thousands does. So scores are dropped,
+    but for those of pooled pixels, which are counted at the network's size.
+
+    Args:
+        bundle: As it was trained; a temperature or a quality model that it has already is replaced.
+        samples: Images with a mask of each class; one that stands in several data sets counts once.
+        folder: Of the new bundle; not the bundle's own.
+        quality: Whether to fit a quality model, which a bundle of one class can have.
+        workers: Images in work at a time; the number of cores if None.
+        progress: Called with a title, how many images are done and how many there are.
+
+    Raises:
+        InputError: The folder is the bundle's own, or quality is asked for of several classes.
+        DataError: There are too few images.
+        DermsegError: An image or truth cannot be used.
+    """
+    manifest = bundle.manifest
+    classes = manifest.classes
+    if folder.resolve() == bundle.path.resolve():
+        raise InputError(f"{folder} is the bundle itself; give another folder, for a calibrated copy")
+    if quality and len(classes) > 1:
+        raise InputError(
+            f"{manifest.name} finds {', '.join(classes)}, but quality is estimated of one class; leave it out with "
+            "--no-quality"
+        )
+    unique: dict[str, Sample] = {}
+    for sample in samples:
+        unique.setdefault(sample.id, sample)
+    images = list(unique.values())
+    if not images:
+        raise DataError("there is nothing to calibrate on; give images with masks")
+
+    def each(title: str, function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+        results = []
+        for result in in_order(function, items, workers):
+            results.append(result)
+            if progress:
+                progress(title, len(results), len(items))
+        return results
+
+    # Twice over the images: what a quality model is fitted on is what the calibrated bundle will give it.
+    earlier = manifest.calibration.of(classes).ravel().tolist()
+    soft = Calibration(temperatures={name: SOFTENED * old for name, old in zip(classes, earlier, strict=True)})
+    softened = Segmenter(replace(bundle, manifest=manifest.model_copy(update={"calibration": soft})), threads=1)
+    counts, ranks = zip(*each("temperature", lambda sample: _counted(softened, sample), images), strict=True)
+    factors = [fit_temperature(levels) for levels in np.sum(counts, axis=0)]
+    temperatures = {n: float(f"{f * old:.5g}") for n, f, old in zip(classes, factors, earlier, strict=True)}
+    manifest = manifest.model_copy(
+        update={
+            "calibration": Calibration(temperatures=temperatures),
+            "thresholds": {
+                name: moved(manifest.thresholds[name], temperatures[name] / old)
+                for name, old in zip(classes, earlier, strict=True)
+            },
+            "quality": None,
+            "scores": tuple(score for score in manifest.scores if score.protocol.startswith("pooled")),
+        }
+    )
+    calibrated = Segmenter(replace(bundle, manifest=manifest), threads=1)
+    looks = each("quality", lambda sample: _looked(calibrated, sample), images)
+    if quality:
+        drawn = [(kind, seed) for kind in foreign.FITTING for seed in range(FOREIGN_PICTURES)]
+        strange = each("foreign pictures", lambda each: _seen([calibrated(foreign.draw(*each))]), drawn)
+        model = fit_quality(
+            Seen.joined([look.seen for look in looks]),
+            np.array([look.jaccard for look in looks]),
+            groups=[sample.group for sample in images],
+            sources=[sample.source for sample in images],
+            strange=Seen.joined(strange),
+        )
+        manifest = manifest.model_copy(update={"quality": model})
+    report = Report(
+        images=len(images),
+        temperatures=temperatures,
+        before=_calibration_errors(classes, np.sum(ranks, axis=0)),
+        after=_calibration_errors(classes, np.sum([look.ranks for look in looks], axis=0)),
+        quality=manifest.quality,
+    )
+    # The network's files are the same; what is new is said in the manifest.
+    return write(folder, manifest, {name: bundle.read(name) for name in bundle.manifest.hashes}), report
+
+
+class _Look(NamedTuple):
+    """Of an image its features, the Jaccard index of its mask, and its ranked pixels, (K, ranking.LENGTH)."""
+
+    seen: Seen
+    jaccard: float
+    ranks: Array
+
+
+def _counted(softened: Segmenter, sample: Sample) -> tuple[Array, Array]:
+    """An image's pixels of each class by logit, (K, 2, levels), and ranked, (K, ranking.LENGTH)."""
+    pairs = _pairs(softened(sample.image), sample)
+    counts, ranks = [], []
+    for pair in pairs:
+        p = np.clip(pair.probability.astype(np.float64), 1e-12, 1 - 1e-12)
+        logits = SOFTENED * np.log(p / (1 - p))
+        counts.append(histogram(logits, pair.fitted))
+        ranks.append(ranking.measure((1 / (1 + np.exp(-logits))).astype(np.float32), pair.fitted))
+    return np.stack(counts), np.stack(ranks).astype(np.float64)
+
+
+def _looked(segmenter: Segmenter, sample: Sample) -> _Look:
+    prediction = segmenter(sample.image)
+    pairs = _pairs(prediction, sample)
+    return _Look(_seen([prediction]), Confusion.of(pairs[0].mask, pairs[0].truth).jaccard, _ranked(pairs))
+
+
+def _pairs(prediction: Prediction, sample: Sample) -> list[Pair]:
+    truths = read_truths(sample, prediction.classes, prediction.size)
+    return [Pair(prediction, name, truth) for name, truth in truths.items()]
+
+
+def _ranked(pairs: Sequence[Pair]) -> Array:
+    return np.stack([ranking.measure(pair.probability, pair.fitted) for pair in pairs]).astype(np.float64)
+
+
+def _seen(predictions: Sequence[Prediction]) -> Seen:
+    embeddings = [p.embedding for p in predictions if p.embedding is not None]
+    return Seen(np.stack([features_of(p) for p in predictions]), np.stack(embeddings) if embeddings else None)
+
+
+def _calibration_errors(classes: Sequence[str], ranks: Array) -> dict[str, float]:
+    return dict(zip(classes, ranking.score("calibration_error", ranks).tolist(), strict=True))
