@@ -13,8 +13,9 @@ from __future__ import annotations
 import argparse
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -26,8 +27,9 @@ from dermseg import foreign
 from dermseg.bundle import Bundle, Calibration
 from dermseg.data import catalog, splits, tables
 from dermseg.data.catalog import LESION
+from dermseg.errors import DermsegError
 from dermseg.evaluation import evaluate
-from dermseg.imaging import make_folder, read_mask
+from dermseg.imaging import IMAGE_SUFFIXES, make_folder, open_image, read_mask
 from dermseg.metrics import JACCARD_THRESHOLD, Confusion, bootstrap_interval
 from dermseg.parallel import in_order
 from dermseg.predictors import Model
@@ -43,28 +45,19 @@ WAYS = {
 }
 
 
-def photographs() -> Iterator[tuple[str, NDArray[np.uint8]]]:
-    """Those of scikit-learn and scikit-image that come with the package, in colour."""
-    try:
-        from sklearn.datasets import load_sample_images
-
-        samples = load_sample_images()
-        yield from zip(samples.filenames, samples.images, strict=True)
-    except ImportError:
-        pass
-    try:
-        from skimage import data
-    except ImportError:
-        return
-    for name in sorted(data.__all__):
-        try:
-            picture = getattr(data, name)()
-        except Exception:  # not a picture, or one that would have to be fetched
-            continue
-        if isinstance(picture, np.ndarray) and picture.dtype == np.uint8 and picture.ndim in (2, 3):
-            grey = picture if picture.ndim == 3 else np.repeat(picture[..., None], 3, axis=2)
-            if grey.shape[2] >= 3:
-                yield name, np.ascontiguousarray(grey[..., :3])
+def photographs() -> dict[str, NDArray[np.uint8]]:
+    """Those that scikit-learn and scikit-image bring in their packages, by name."""
+    found = {}
+    for package, folder in (("sklearn", "datasets/images"), ("skimage", "data")):
+        spec = find_spec(package)
+        place = Path(spec.origin).parent / folder if spec and spec.origin else Path()
+        for path in sorted(place.iterdir()) if spec else ():
+            if path.suffix.lower() in IMAGE_SUFFIXES:
+                try:
+                    found[path.name] = open_image(path).pixels()
+                except DermsegError:  # one with several pages
+                    continue
+    return found
 
 
 def area(score: NDArray[np.float64], positive: NDArray[np.bool_]) -> float:
@@ -145,10 +138,10 @@ def main() -> None:
         pictures = [foreign.draw(kind, seed) for seed in range(PICTURES)]
         found = Counter(prediction.quality.verdict for prediction in segmenter.stream(pictures))  # type: ignore[union-attr]
         print(f"{kind}: {found['reject'] / PICTURES:.0%} of {PICTURES} rejected")
-    photos = list(photographs())
+    photos = photographs()
     taken = [
         name
-        for (name, _), prediction in zip(photos, segmenter.stream(picture for _, picture in photos), strict=True)
+        for name, prediction in zip(photos, segmenter.stream(photos.values()), strict=True)
         if prediction.quality.verdict != "reject"  # type: ignore[union-attr]
     ]
     print(f"photographs: {len(photos) - len(taken)} of {len(photos)} rejected; not {', '.join(taken) or 'any other'}")

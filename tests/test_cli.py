@@ -213,7 +213,7 @@ def test_a_folder_of_hostile_files_is_done_to_its_end(
         (["*.gif"], "no file matches '*.gif'"),
         (
             ["photos", "--save", "mask,masks"],
-            "there is no output 'masks'; choose from: mask, overlay, result, probability, json",
+            "there is no output 'masks'; choose from: mask, overlay, result, probability, uncertainty, json",
         ),
         (["photos", "--threshold", "1.5"], "the threshold is 1.5; expected a probability between 0 and 1"),
         (["photos", "--max-megapixels", "0"], "max_megapixels is 0.0; expected a number above 0"),

@@ -184,7 +184,8 @@ def vignette_mask(pixels: Pixels) -> Mask:
     Returns:
         Bool (H, W), True outside the field.
     """
-    dark = cv2.blur(pixels.max(axis=2), (3, 3)) < DARK
+    red, green, blue = cv2.split(pixels)
+    dark = cv2.blur(cv2.max(cv2.max(red, green), blue), (3, 3)) < DARK
     count, labels = cv2.connectedComponents(dark.astype(np.uint8))
     corners = labels[[0, 0, -1, -1], [0, -1, 0, -1]]
     return np.isin(labels, corners[corners > 0]) if count > 1 else np.zeros(dark.shape, np.bool_)

@@ -323,26 +323,37 @@ def _outline(mask: NDArray[np.bool_]) -> float:
 
 
 def _of_photograph(pixels: NDArray[np.uint8], lesion: NDArray[np.bool_]) -> Sequence[float]:
-    lab = cv2.cvtColor(pixels.astype(np.float32) / 255, cv2.COLOR_RGB2LAB).astype(np.float64)
-    grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY).astype(np.float64)
-    gradient = np.hypot(cv2.Sobel(grey, cv2.CV_64F, 1, 0), cv2.Sobel(grey, cv2.CV_64F, 0, 1)) / 8
-    flat = lab.reshape(-1, 3)
-    red_green = pixels[..., 0].astype(np.float64) - pixels[..., 1]
-    yellow_blue = (pixels[..., 0].astype(np.float64) + pixels[..., 1]) / 2 - pixels[..., 2]
+    # In OpenCV throughout: numpy takes three times as long to reduce the short axis of colours.
+    lab = cv2.cvtColor(pixels.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
+    grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    gradient = cv2.magnitude(cv2.Sobel(grey, cv2.CV_32F, 1, 0), cv2.Sobel(grey, cv2.CV_32F, 0, 1)) / 8
+    red, green, blue = cv2.split(pixels)
+    opponents = cv2.transform(pixels.astype(np.float32), np.array([[1, -1, 0], [0.5, 0.5, -1]], np.float32))
     # Hasler and Suesstrunk, 2003, Measuring colourfulness in natural images.
-    spread = math.hypot(red_green.std(), yellow_blue.std())
-    colourfulness = spread + 0.3 * math.hypot(red_green.mean(), yellow_blue.mean())
-    apart = lab[~lesion].mean(axis=0) - lab[lesion].mean(axis=0) if 0 < lesion.sum() < lesion.size else np.zeros(3)
+    (red_green, yellow_blue), (red_green_spread, yellow_blue_spread) = _moments(opponents)
+    spread = math.hypot(red_green_spread, yellow_blue_spread)
+    colourfulness = spread + 0.3 * math.hypot(red_green, yellow_blue)
+    means, spreads = _moments(lab)
+    inside = lesion.view(np.uint8)
+    apart = np.zeros(3)
+    if 0 < np.count_nonzero(inside) < inside.size:
+        apart = np.subtract(cv2.mean(lab, 1 - inside), cv2.mean(lab, inside))[:3]
     return (
-        *flat.mean(axis=0),
-        *flat.std(axis=0),
-        math.log1p(cv2.Laplacian(grey, cv2.CV_64F).var()),
+        *means,
+        *spreads,
+        math.log1p(_moments(cv2.Laplacian(grey, cv2.CV_32F))[1][0] ** 2),
         float((gradient < 0.5).mean()),
-        float((pixels.max(axis=2) < 8).mean()),
-        float((pixels.min(axis=2) > 247).mean()),
+        float((cv2.max(cv2.max(red, green), blue) < 8).mean()),
+        float((cv2.min(cv2.min(red, green), blue) > 247).mean()),
         math.log1p(colourfulness),
         float(vignette_mask(pixels).mean()),
         float(apart[0]),
         float(-apart[1]),
         float(-apart[2]),
     )
+
+
+def _moments(picture: NDArray[Any]) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of each channel."""
+    mean, spread = cv2.meanStdDev(picture)
+    return mean.ravel().tolist(), spread.ravel().tolist()

@@ -58,10 +58,11 @@ class Prediction:
         thresholds: One a class: pixels with a higher probability belong to the mask.
         bundle: Name of the bundle.
         uncertainty: How several predictions differ; None of a single one.
-        embedding: What the encoder makes of the image, float32 (D,); None of a bundle that does not tell, and of an
-            ensemble.
+        embedding: What the encoder makes of the image, float32 (D,); None of a bundle that does not tell, of an
+            ensemble, and where ``embed`` gives it.
         mm_per_pixel: Length of a side of the image's pixels; None if unknown.
         quality_model: The bundle's, which judges the prediction; None if it has none.
+        embed: Gives the embedding when ``quality`` is asked for, since it takes a prediction more than the samples do.
     """
 
     photograph: Photograph
@@ -75,6 +76,7 @@ class Prediction:
     embedding: NDArray[np.float32] | None = field(default=None, repr=False)
     mm_per_pixel: float | None = None
     quality_model: QualityModel | None = field(default=None, repr=False)
+    embed: Callable[[], NDArray[np.float32] | None] | None = field(default=None, repr=False)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -104,7 +106,9 @@ class Prediction:
 
         The model was fitted on single predictions; where there are several, it judges their mean.
         """
-        return judge(self.quality_model, self) if self.quality_model else None
+        if self.quality_model is None:
+            return None
+        return judge(self.quality_model, replace(self, embedding=self.embed()) if self.embed else self)
 
     @cached_property
     def measurements(self) -> Measurements | None:
@@ -348,8 +352,11 @@ class Segmenter:
         """Segment an image likewise, and give the samples whose mean the probabilities are too, (N, K, S, S)."""
         manifest = self.bundle.manifest
         photograph, pixels, geometry, image_CHW = prepared
-        logits, embedding = self._engine.embedding(image_CHW[None])
-        samples = self._predict(image_CHW[None])[0] if self._predict else sigmoid(logits / self._temperature)
+        if self._predict:
+            samples, embedding = self._predict(image_CHW[None])[0], None
+        else:
+            logits, embedding = self._embedded(image_CHW)
+            samples = sigmoid(logits / self._temperature)
         prediction = Prediction(
             photograph=photograph,
             pixels=pixels,
@@ -359,11 +366,17 @@ class Segmenter:
             thresholds=self.thresholds,
             bundle=manifest.name,
             uncertainty=Uncertainty.of(samples) if len(samples) > 1 else None,
-            embedding=None if embedding is None else embedding[0],
+            embedding=embedding,
             mm_per_pixel=self._mm_per_pixel,
             quality_model=manifest.quality,
+            embed=(lambda: self._embedded(image_CHW)[1]) if self._predict else None,
         )
         return prediction, samples
+
+    def _embedded(self, image_CHW: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+        """Logits (1, K, S, S) and embedding (D,) of an image."""
+        logits, embedding = self._engine.embedding(image_CHW[None])
+        return logits, None if embedding is None else embedding[0]
 
     def prepare(self, source: Source) -> Prepared:
         """Bring an image to what the network takes; raises as ``__call__`` does."""

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from dermseg.cli.progress import progress_bar
-from dermseg.errors import DermsegError, InputError
+from dermseg.errors import SHOWN, DermsegError, InputError
 
 if TYPE_CHECKING:
     from dermseg.imaging import Source
+    from dermseg.quality import Quality
     from dermseg.segmenter import Output, Prediction, Segmenter
     from dermseg.uncertainty import Ensemble
 
@@ -84,7 +85,8 @@ def segment(
 ) -> None:
     """Find the lesion in images and write masks at their own size.
 
-    A file that cannot be used is listed at the end, the others are done; the exit code is then 1.
+    A file that cannot be used is listed at the end, the others are done; the exit code is then 1. Masks that a bundle
+    itself says should be reviewed or rejected are written and listed.
 
     Examples:
     - `dermseg segment lesion.jpg`
@@ -123,10 +125,14 @@ def segment(
     ]
     segmenter = segmenters[0] if ensemble is None else Ensemble(segmenters)
     make_folder(output)
-    failures = _run(segmenter, jobs, outputs, workers, as_json, 1 if one_bit else 8)
+    failures, doubts = _run(segmenter, jobs, outputs, workers, as_json, 1 if one_bit else 8)
     done = len(jobs) - len(failures)
     if not as_json and done:
         typer.echo(f"{done} image{'s' * (done != 1)}: {', '.join(outputs)} in {output}")
+    for path, quality in doubts[:SHOWN]:
+        typer.echo(f"{quality.verdict}: {path}: {quality.reason}", err=True)
+    if len(doubts) > SHOWN:
+        typer.echo(f"and {len(doubts) - SHOWN} more masks to review or reject; --save json says which", err=True)
     if failures:
         for path, error in failures:
             typer.echo(f"error: {sentence(path, error)}", err=True)
@@ -198,13 +204,15 @@ def _run(
     workers: int | None,
     as_json: bool,
     mask_bits: Literal[1, 8],
-) -> list[tuple[Path, DermsegError]]:
-    """Segment and save all images; give those that failed."""
+) -> tuple[list[tuple[Path, DermsegError]], list[tuple[Path, Quality]]]:
+    """Segment and save all images; give those that failed, and those whose mask is not to be trusted by itself."""
     failures: list[tuple[Path, DermsegError]] = []
+    doubts: list[tuple[Path, Quality]] = []
 
     def save(image: Source, prediction: Prediction) -> None:
         assert isinstance(image, Path)
         prediction.save(jobs[image], outputs, image.stem, mask_bits)
+        _ = prediction.quality  # while other images are read
 
     results = segmenter.stream(jobs, finish=save, workers=workers)
     with progress_bar(len(jobs), "segmenting") as advance:
@@ -212,10 +220,12 @@ def _run(
             advance()
             if isinstance(result, DermsegError):
                 failures.append((image, result))
+            elif result.quality is not None and result.quality.verdict != "accept":
+                doubts.append((image, result.quality))
             if as_json:
                 outcome = {"error": str(result)} if isinstance(result, DermsegError) else result.to_dict()
                 typer.echo(json.dumps({"path": str(image), **outcome}))
-    return failures
+    return failures, doubts
 
 
 def sentence(path: Path, error: DermsegError) -> str:
