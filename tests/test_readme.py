@@ -29,7 +29,7 @@ def run(*command: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 def test_quick_start_runs_as_printed(tmp_path: Path) -> None:
     quick = [command for command in COMMANDS if command[1] in ("example", "segment") and "--bundle" not in command]
-    assert len(quick) == 3
+    assert len(quick) == 6
     for command in quick:
         result = run(DERMSEG, *command[1:], cwd=tmp_path)
         assert result.returncode == 0, result.stderr
