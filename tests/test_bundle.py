@@ -27,9 +27,11 @@ from dermseg.bundle import (
     WEIGHTS,
     Architecture,
     Bundle,
+    Calibration,
     Manifest,
     Metric,
     Score,
+    check_replaceable,
     model_card,
     shipped_bundles,
     write,
@@ -256,10 +258,9 @@ def test_a_network_of_other_weights_is_refused(tmp_path: Path) -> None:
 # Writing
 
 
-def test_write_replaces_the_whole_folder(dark_bundle: Bundle, tmp_path: Path) -> None:
+def test_write_replaces_a_bundle_whole(dark_bundle: Bundle, tmp_path: Path) -> None:
     target = tmp_path / "deep" / "bundle"
-    target.mkdir(parents=True)
-    (target / "leftover.bin").write_bytes(b"old")
+    write(target, dark_bundle.manifest, {ONNX: b"old", WEIGHTS: b"old", DROPOUT: b"old"})
     written = write(target, dark_bundle.manifest, {ONNX: b"one", WEIGHTS: b"two"})
     assert {path.name for path in target.iterdir()} == FILES
     assert list(target.parent.iterdir()) == [target]
@@ -269,6 +270,115 @@ def test_write_replaces_the_whole_folder(dark_bundle: Bundle, tmp_path: Path) ->
     }
     assert Bundle.load(target) == written
     assert written.bytes() == sum(path.stat().st_size for path in target.iterdir())
+
+
+def tree(folder: Path) -> dict[str, bytes | None]:
+    """All that is in a folder, hidden or not."""
+    return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None for p in folder.rglob("*")}
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda folder: (folder / "notes.txt").write_text("mine"),
+        lambda folder: (folder / ".hidden").write_text("mine"),
+        lambda folder: (folder / MANIFEST).unlink(),
+        lambda folder: ((folder / ONNX).unlink(), (folder / ONNX).mkdir(), (folder / ONNX / "mine").touch()),
+    ],
+    ids=["another file", "a hidden file", "no manifest", "a folder of a file's name"],
+)
+def test_write_removes_nothing_but_a_bundle(
+    folder: Path, tmp_path: Path, dark_bundle: Bundle, spoil: Callable[[Path], object]
+) -> None:
+    spoil(folder)
+    before = tree(tmp_path)
+    for act in (lambda: check_replaceable(folder), lambda: write(folder, dark_bundle.manifest, {WEIGHTS: b"new"})):
+        message = refusal(InputError, act)
+        assert message == f"{folder} holds other things than a bundle, which would be lost; give another folder"
+        assert tree(tmp_path) == before
+
+
+def test_write_into_a_file_or_below_one_is_refused(dark_bundle: Bundle, tmp_path: Path) -> None:
+    (file := tmp_path / "file").write_bytes(b"mine")
+    for target, reason in ((file, "is a file"), (file / "a" / "b", f"lies below the file {file}")):
+        message = refusal(InputError, lambda target=target: write(target, dark_bundle.manifest, {}))  # type: ignore[misc]
+        assert message == f"{target} {reason}; give a folder for the bundle"
+    assert tree(tmp_path) == {"file": b"mine"}
+
+
+@pytest.mark.parametrize("name", ["nul\0", "x" * 300])
+def test_write_to_no_valid_path_is_refused(dark_bundle: Bundle, tmp_path: Path, name: str) -> None:
+    message = refusal(InputError, lambda: write(tmp_path / name, dark_bundle.manifest, {WEIGHTS: b""}))
+    assert "cannot be written" in message
+    assert message.isprintable()
+    assert tree(tmp_path) == {}
+
+
+def test_write_into_an_empty_folder(dark_bundle: Bundle, tmp_path: Path) -> None:
+    (target := tmp_path / "empty").mkdir()
+    assert check_replaceable(target) == target
+    write(target, dark_bundle.manifest, {WEIGHTS: b"new"}).verify()
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_write_into_the_working_directory(
+    folder: Path, dark_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    write(Path(), dark_bundle.manifest, {WEIGHTS: b"new"}).verify()
+    assert (folder / WEIGHTS).read_bytes() == b"new"
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_write_through_a_link_keeps_the_link(folder: Path, dark_bundle: Bundle, tmp_path: Path) -> None:
+    (link := tmp_path / "link").symlink_to(folder)
+    assert write(link, dark_bundle.manifest, {WEIGHTS: b"new"}).path == link
+    assert link.is_symlink()
+    assert (folder / WEIGHTS).read_bytes() == b"new"
+
+
+def test_a_bundle_is_put_back_where_the_new_one_cannot_take_its_place(
+    folder: Path, dark_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = tree(tmp_path)
+    rename = Path.rename
+
+    def fails(path: Path, target: Path) -> Path:
+        if path.name.endswith(".new"):
+            assert not folder.exists()
+            raise OSError(28, "No space left on device")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", fails)
+    message = refusal(InputError, lambda: write(folder, dark_bundle.manifest, {WEIGHTS: b"new"}))
+    assert message == f"{folder} cannot be written (No space left on device); give another folder"
+    assert tree(tmp_path) == before
+
+
+def test_what_an_ended_run_left_is_taken_away_and_nothing_else(
+    folder: Path, dark_bundle: Bundle, tmp_path: Path
+) -> None:
+    old = shutil.copytree(folder, tmp_path / f".{folder.name}.old")
+    (old / MANIFEST).unlink()
+    write(folder, dark_bundle.manifest, {WEIGHTS: b"new"})
+    assert list(tmp_path.iterdir()) == [folder]
+    old.mkdir()
+    (old / "notes.txt").write_text("mine")
+    before = tree(tmp_path)
+    message = refusal(InputError, lambda: write(folder, dark_bundle.manifest, {WEIGHTS: b"newer"}))
+    assert message == f"{old} is in the way and is no old bundle; move it, or give another folder"
+    assert tree(tmp_path) == before
+
+
+def test_the_card_says_what_calibration_was_fitted_on(dark_bundle: Bundle) -> None:
+    for fitted, words in (
+        ({}, ""),
+        ({"images": 9}, ", fitted on 9 images"),
+        ({"images": 1011, "split": "tune"}, ", fitted on 1011 images of `tune`"),
+    ):
+        calibration = Calibration.model_validate({"temperature": 1.5, **fitted})
+        card = model_card(dark_bundle.manifest.model_copy(update={"calibration": calibration}))
+        assert f"- **Calibration**: logits are divided by 1.5 (lesion){words}\n" in card
 
 
 def test_scores_go_into_the_manifest_and_the_card(folder: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,11 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dermseg import Bundle, Segmenter, calibration, quality
-from dermseg.bundle import CARD, MANIFEST, Calibration, Manifest, Metric, Score
+from dermseg.bundle import CARD, MANIFEST, WEIGHTS, Calibration, Manifest, Metric, Score
 from dermseg.calibration import Report, Seen, calibrate, fit_quality, fit_temperature, histogram, moved
 from dermseg.data import catalog
 from dermseg.data.catalog import Sample
-from dermseg.errors import DataError, InputError
+from dermseg.errors import BundleIntegrityError, DataError, InputError, MissingExtraError
 from dermseg.imaging import encode_image, encode_mask
 from tests.conftest import Cli
 
@@ -147,8 +149,6 @@ def test_calibrating_again_changes_nothing(
 
 
 def test_what_cannot_be_calibrated(confident: Bundle, samples: list[Sample], tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="the bundle itself"):
-        calibrate(confident, samples, confident.path)
     with pytest.raises(DataError, match="nothing to calibrate"):
         calibrate(confident, [], tmp_path / "new")
     manifest = Manifest.model_validate(
@@ -157,6 +157,84 @@ def test_what_cannot_be_calibrated(confident: Bundle, samples: list[Sample], tmp
     with pytest.raises(InputError, match="--no-quality"):
         calibrate(replace(confident, manifest=manifest), samples, tmp_path / "new")
     assert not (tmp_path / "new").exists()
+
+
+@pytest.fixture
+def passes(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """The passes over images that were begun; none is run."""
+    begun: list[object] = []
+
+    def refuse(*arguments: object) -> None:
+        begun.append(arguments)
+        raise AssertionError("a pass was begun")
+
+    monkeypatch.setattr(calibration, "in_order", refuse)
+    return begun
+
+
+def test_an_output_that_would_harm_something_is_refused_before_the_passes(
+    confident: Bundle, samples: list[Sample], tmp_path: Path, passes: list[object]
+) -> None:
+    folder = tmp_path / "outer" / "own"
+    own = replace(confident, path=shutil.copytree(confident.path, folder))
+    (tmp_path / "zips").mkdir()
+    zipped = Bundle.load(own.pack(tmp_path / "zips" / "own.zip"))
+    (tmp_path / "link").symlink_to(folder)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").touch()
+    before = sorted(tmp_path.rglob("*"))
+    for bundle, output, reason in (
+        (own, folder, "is the bundle itself"),
+        (own, tmp_path / "link", "is the bundle itself"),
+        (own, folder / "new", "lies in the bundle itself"),
+        (own, folder.parent, "holds the bundle itself"),
+        (zipped, zipped.path, "is the bundle itself"),
+        (zipped, zipped.path.parent, "holds the bundle itself"),
+        (zipped, zipped.path / "new", "lies in the bundle itself"),
+        (own, tmp_path / "mine", "holds other things than a bundle"),
+        (own, zipped.path, "is a file"),
+        (own, tmp_path / "nul\0", "not a valid path"),
+    ):
+        with pytest.raises(InputError, match=reason):
+            calibrate(bundle, samples, output, quality=False)
+    assert sorted(tmp_path.rglob("*")) == before
+    assert passes == []
+
+
+def test_too_few_images_are_noticed_before_the_passes(
+    confident: Bundle, samples: list[Sample], tmp_path: Path, passes: list[object]
+) -> None:
+    with pytest.raises(DataError, match="12 images in 12 groups"):
+        calibrate(confident, [*samples, *samples], tmp_path / "new")
+    many = [replace(samples[0], id=f"{number}", group="one") for number in range(calibration.LEAST_IMAGES)]
+    with pytest.raises(DataError, match="50 images in 1 groups"):
+        calibrate(confident, many, tmp_path / "new")
+    assert passes == []
+
+
+def test_a_missing_scipy_is_noticed_before_the_passes(
+    confident: Bundle, samples: list[Sample], tmp_path: Path, passes: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "scipy.optimize", None)
+    with pytest.raises(MissingExtraError, match="evaluate"):
+        calibrate(confident, samples, tmp_path / "new", quality=False)
+    assert passes == []
+
+
+def test_a_spoilt_bundle_is_noticed_before_the_passes(
+    confident: Bundle, samples: list[Sample], tmp_path: Path, passes: list[object]
+) -> None:
+    spoilt = replace(confident, path=shutil.copytree(confident.path, tmp_path / "spoilt"))
+    (spoilt.path / WEIGHTS).write_bytes(b"other")
+    with pytest.raises(BundleIntegrityError):
+        calibrate(spoilt, samples, tmp_path / "new", quality=False)
+    assert passes == []
+
+
+def test_what_it_was_fitted_on_is_recorded(calibrated: tuple[Bundle, Report]) -> None:
+    found = Bundle.load(calibrated[0].path).manifest.calibration
+    assert (found.split, found.images) == (None, 12)  # each once; nobody named the split
+    assert "fitted on 12 images\n" in (calibrated[0].path / CARD).read_text()
 
 
 def images(count: int, seed: int, *, embedded: bool = True) -> tuple[Seen, np.ndarray]:
@@ -235,10 +313,43 @@ def test_quality_from_end_to_end(
     assert report.quality.meaning["accept"] in (read.path / CARD).read_text()
 
 
+def table(path: Path, sides: str) -> Path:
+    """A table that puts the images of the noise on sides: `t` is test, all else tune."""
+    rows = [f"{number},{number},{'test' if side == 't' else 'tune'}" for number, side in enumerate(sides)]
+    path.write_text("\n".join(["id,group,split", *rows]) + "\n")
+    return path
+
+
 def test_the_command(cli: Cli, dark_bundle: Bundle, data: Path, tmp_path: Path) -> None:
     before = hashlib.sha256((dark_bundle.path / MANIFEST).read_bytes()).hexdigest()
-    done = cli("calibrate", dark_bundle.path, "--data", data, "--split", "all", "--no-quality", "-o", "calibrated")
+    splits = table(tmp_path / "own.csv", "u" * 12)
+    options = ("--data", data, "--splits", splits, "--split", "all", "--no-quality", "-o", "calibrated")
+    done = cli("calibrate", dark_bundle.path, *options)
     assert done.returncode == 0, done.stderr
     assert "lesion: temperature" in done.stdout
-    assert Bundle.load(tmp_path / "calibrated").manifest.calibration.temperatures["lesion"] > 0
+    found = Bundle.load(tmp_path / "calibrated").manifest.calibration
+    assert found.temperatures["lesion"] > 0
+    assert (found.split, found.images) == ("all", 12)
+    assert "fitted on 12 images of `all`" in (tmp_path / "calibrated" / CARD).read_text()
     assert hashlib.sha256((dark_bundle.path / MANIFEST).read_bytes()).hexdigest() == before
+
+
+@pytest.mark.parametrize(
+    ("split", "sides", "reason"),
+    [
+        ("test", "u" * 12, "--split test is what is reported of"),
+        ("all", "uutuuuuuuutu", "--split all takes 2 images of the split test"),
+        ("all", None, "--split all takes 12 images of the split test"),
+    ],
+    ids=["test", "all of a table", "all of a folder of that name"],
+)
+def test_nothing_is_fitted_on_test(
+    cli: Cli, dark_bundle: Bundle, data: Path, tmp_path: Path, split: str, sides: str | None, reason: str
+) -> None:
+    own: list[str | Path] = ["--splits", table(tmp_path / "own.csv", sides)] if sides else []
+    folder = data if sides else shutil.copytree(data, tmp_path / "test")
+    options = ("--data", folder, *own, "--split", split, "--no-quality", "-o", "calibrated")
+    done = cli("calibrate", dark_bundle.path, *options)
+    assert done.returncode == 2
+    assert reason in " ".join(done.stderr.replace("│", " ").split())
+    assert not (tmp_path / "calibrated").exists()

@@ -408,6 +408,80 @@ def test_several_images_carry_on_after_a_failure(
     assert len(list((tmp_path / "dermseg-output").iterdir())) == 4
 
 
+def test_one_of_two_images_is_one_image(run: Callable[..., Result], example_file: Path, tmp_path: Path) -> None:
+    Image.fromarray(skin()).save(tmp_path / "bare.png")
+    done = run(example_file, "bare.png")
+    assert done.exit_code == 1
+    assert done.stdout.splitlines() == ["1 image: explanation, heat in dermseg-output"]
+
+
+@pytest.mark.parametrize("kind", ["explanation", "heat"])
+def test_no_input_is_replaced(run: Callable[..., Result], example_file: Path, tmp_path: Path, kind: str) -> None:
+    for name in ("a.png", f"a_{kind}.png"):
+        shutil.copy(example_file, tmp_path / name)
+    done = run("a.png", f"a_{kind}.png", "--output", tmp_path)
+    assert done.exit_code == 1
+    assert done.stderr == (
+        f"error: the {kind} of a.png would replace the input {tmp_path / f'a_{kind}.png'}; choose another --output\n"
+    )
+    assert (tmp_path / f"a_{kind}.png").read_bytes() == example_file.read_bytes()
+
+
+def test_what_explain_does_not_write_is_no_hindrance(
+    run: Callable[..., Result], example_file: Path, tmp_path: Path
+) -> None:
+    for name in ("a.png", "a_mask.png"):
+        shutil.copy(example_file, tmp_path / name)
+    done = run("a.png", "a_mask.png", "--output", tmp_path)
+    assert done.exit_code == 0, done.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--layer", "botom"), "error: there is no layer 'botom'; the closest are bottom"),
+        (("--layer", "context"), "error: the layer 'context' gives no map of the image that leads to the logits"),
+        (("--class", "mole"), "error: this bundle has no class 'mole'; did you mean 'lesion'?"),
+        (("--max-megapixels", "0"), "error: max_megapixels is 0.0; expected a number above 0"),
+    ],
+)
+def test_what_no_image_can_be_explained_by_is_told_once(
+    run: Callable[..., Result], example_file: Path, tmp_path: Path, arguments: tuple[str, str], message: str
+) -> None:
+    shutil.copy(example_file, tmp_path / "other.png")
+    done = run(example_file, "other.png", *arguments)
+    assert done.exit_code == 1
+    assert done.stderr.startswith(message)
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "dermseg-output").exists()
+
+
+def test_a_point_of_the_stored_orientation(run: Callable[..., Result], example_file: Path, tmp_path: Path) -> None:
+    """Turned upright the photograph is higher than wide, so a point at its stored right is outside."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    with Image.open(example_file) as picture:
+        width, height = picture.size
+        picture.convert("RGB").save(tmp_path / "turned.jpg", exif=exif)
+    assert width > height
+    point = ("--point", f"{width - 1},{height // 2}", "--method", "hirescam")
+    assert "lies outside turned.jpg" in run("turned.jpg", *point).stderr
+    done = run("turned.jpg", *point, "--orientation", "stored")
+    assert done.exit_code == 0, done.output
+    with Image.open(tmp_path / "dermseg-output" / "turned_heat.png") as heat:
+        assert heat.size == (width, height)
+
+
+def test_an_image_may_be_too_large(run: Callable[..., Result], example_file: Path) -> None:
+    done = run(example_file, "--max-megapixels", "0.001")
+    assert done.exit_code == 1
+    assert "megapixels" in done.stderr
+
+
+def test_examples_of_the_help_name_no_bundle_that_is_not_shipped(run: Callable[..., Result]) -> None:
+    assert "attributes" not in run("--help").output
+
+
 def test_layers_are_listed(run: Callable[..., Result]) -> None:
     lines = run("--list-layers").output.splitlines()
     assert [line.split(maxsplit=1) for line in lines if line.startswith(("bottom ", "head "))] == [

@@ -17,7 +17,7 @@ from scipy import ndimage
 from scipy.spatial.distance import pdist
 
 from dermseg.errors import InputError
-from dermseg.measurement import LEAST_SHARE, REFERENCE_COLOURS, SIDE, Measurements, measure
+from dermseg.measurement import LEAST_SHARE, REFERENCE_COLOURS, SIDE, Measurements, check_scale, measure
 
 Inside = Callable[[np.ndarray, np.ndarray], np.ndarray]
 BROWN = (140, 90, 60)
@@ -81,7 +81,7 @@ def test_disc(radius: float) -> None:
     assert 2 * radius - 0.5 <= found.maximum_diameter <= 2 * radius + math.sqrt(2)
     assert found.eccentricity < math.sqrt(0.5 / radius)  # axes that differ by half a pixel or less
     assert max(found.asymmetry) < 0.25 / radius
-    assert found.border_irregularity < 0.2 / radius
+    assert irregularity(found) < 0.2 / radius
     assert (found.components, found.touches_border) == (1, False)
 
 
@@ -98,7 +98,7 @@ def test_ellipse(angle: float) -> None:
     assert 2 * a - 0.5 <= found.maximum_diameter <= 2 * a + math.sqrt(2)
     assert found.eccentricity == pytest.approx(math.sqrt(1 - (b / a) ** 2), abs=0.002)
     assert max(found.asymmetry) < 0.01
-    assert found.border_irregularity < 0.01  # an ellipse is as regular as a disc
+    assert irregularity(found) < 0.01  # an ellipse is as regular as a disc
 
 
 @pytest.mark.parametrize("angle", ANGLES)
@@ -144,13 +144,18 @@ def test_half_disc(angle: float) -> None:
     assert found.perimeter == pytest.approx(90 * (2 + math.pi), rel=0.015)
 
 
+def irregularity(found: Measurements) -> float:
+    assert found.border_irregularity is not None
+    return found.border_irregularity
+
+
 def test_irregularity_rises_with_the_border() -> None:
     def star(depth: float) -> Inside:
         return lambda x, y: np.hypot(x, y) <= 70 * (1 + depth * np.cos(7 * np.arctan2(y, x)))
 
     found = [of(drawn(star(depth))) for depth in (0, 0.1, 0.2, 0.3)]
 
-    assert np.all(np.diff([each.border_irregularity for each in found]) > 0.03)
+    assert np.all(np.diff([irregularity(each) for each in found]) > 0.03)
     assert np.all(np.diff([each.compactness for each in found]) < -0.05)
 
 
@@ -162,7 +167,7 @@ def blob(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def values(found: Measurements) -> np.ndarray:
-    shape = (found.compactness, found.eccentricity, *found.asymmetry, found.border_irregularity)
+    shape = (found.compactness, found.eccentricity, *found.asymmetry, irregularity(found))
     return np.array([*shape, found.equivalent_diameter / 100, found.maximum_diameter / 100])
 
 
@@ -252,9 +257,52 @@ def test_components_are_one_lesion() -> None:
     assert found.perimeter == pytest.approx(2 * of(one).perimeter)
     assert found.maximum_diameter == pytest.approx(80 + 40, abs=1.5)
     assert found.asymmetry == pytest.approx((0, 0), abs=0.02)
-    assert found.border_irregularity > 0.2
+    assert irregularity(found) > 0.2
     # Variance r^2 / 4 of each disc, and their centres 40 from the centroid.
     assert found.eccentricity == pytest.approx(math.sqrt(1 - 100 / (100 + 40**2)), abs=0.002)
+
+
+def test_specks_have_each_its_border() -> None:
+    mask = np.random.default_rng(0).random((300, 300)) > 0.98
+    found = of(mask)
+    labels, count = ndimage.label(mask, np.ones((3, 3)))
+    bounds = []
+    for label, part in enumerate(ndimage.find_objects(labels), 1):
+        rows, columns = np.nonzero(labels[part] == label)
+        corners = np.concatenate([np.stack([rows + i, columns + j], 1) for i in (0, 1) for j in (0, 1)])
+        bounds.append(max(2 * math.sqrt(math.pi * len(rows)), 2 * pdist(corners).max()))
+
+    assert (len(bounds), found.components) == (count, count)
+    assert found.perimeter == pytest.approx(sum(bounds), rel=0.005)
+    assert found.perimeter > 5900
+    assert found.perimeter <= sum(bounds) * (1 + 1e-9)
+    assert found.compactness < 0.001
+    assert found.border_irregularity is None
+    assert found.to_dict()["border_irregularity"] is None
+
+
+@pytest.mark.parametrize("angle", range(0, 180, 11))
+def test_hairlines_go_there_and_back(angle: float) -> None:
+    """Of two lines too thin for a border, the length is twice that of each, in whatever direction they run."""
+    line = np.zeros((120, 120), np.uint8)
+    cosine, sine = math.cos(math.radians(angle)), math.sin(math.radians(angle))
+    ends = [(round(60 + way * 50 * cosine), round(60 + way * 50 * sine)) for way in (-1, 1)]
+    cv2.line(line, ends[0], ends[1], 1)
+    one = line.astype(bool)
+    pair = of(np.hstack([one, one]))
+
+    assert pair.components == 2
+    # No component's diameter is more than 0.5 % too small.
+    assert pair.perimeter >= 2 * 2 * of(one).maximum_diameter * math.cos(math.pi / 32)
+
+
+def test_tens_of_thousands_of_specks_are_measured() -> None:
+    mask = np.zeros((1200, 1200), bool)
+    mask[::4, ::4] = mask[::4, 1::4] = True
+    found = of(mask)
+    assert found.components == 300 * 300
+    assert found.perimeter == pytest.approx(300 * 300 * 2 * math.sqrt(2 * math.pi))
+    assert found.border_irregularity is None
 
 
 def test_pixels_that_share_a_corner_are_one_component() -> None:
@@ -388,7 +436,14 @@ def test_an_empty_mask_has_no_measurements() -> None:
         (np.zeros((8, 9, 4), np.uint8), np.ones((8, 9), bool), None, r"pixels are uint8 \(8, 9, 4\)"),
         (np.zeros((8, 9, 3)), np.ones((8, 9), bool), None, r"pixels are float64 \(8, 9, 3\)"),
         (plain((60, 80)), np.ones((80, 60), bool), None, "pixels of 60 x 80 and a mask of 80 x 60 are not of one"),
-        (plain((8, 9)), np.ones((8, 9), bool), 0, "mm_per_pixel is 0; expected millimetres above 0"),
+        (
+            plain((8, 9)),
+            np.ones((8, 9), bool),
+            0,
+            "mm_per_pixel is 0; expected a length of 0.000001 to 1000 millimetres",
+        ),
+        (plain((8, 9)), np.ones((8, 9), bool), 1e200, r"mm_per_pixel is 1e\+200; expected"),
+        (plain((8, 9)), np.ones((8, 9), bool), 1e-200, "mm_per_pixel is 1e-200; expected"),
         (plain((8, 9)), np.ones((8, 9), bool), -0.1, "mm_per_pixel is -0.1"),
         (plain((8, 9)), np.ones((8, 9), bool), math.nan, "mm_per_pixel is nan"),
         (plain((8, 9)), np.zeros((8, 9), bool), math.inf, "mm_per_pixel is inf"),
@@ -397,6 +452,20 @@ def test_an_empty_mask_has_no_measurements() -> None:
 def test_wrong_arguments(pixels: np.ndarray, mask: np.ndarray, mm_per_pixel: float | None, words: str) -> None:
     with pytest.raises(InputError, match=words):
         measure(pixels, mask, mm_per_pixel)
+
+
+@pytest.mark.parametrize("length", [0, -0.1, 0.99e-6, 1000.1, 1e200, 1e-200, math.nan, math.inf])
+def test_a_scale_that_no_picture_has_is_refused(length: float) -> None:
+    with pytest.raises(InputError) as caught:
+        check_scale(length)
+    assert str(caught.value) == f"mm_per_pixel is {length}; expected a length of 0.000001 to 1000 millimetres"
+
+
+@pytest.mark.parametrize("length", [None, 1e-6, 0.02, 1000])
+def test_scales_are_taken(length: float | None) -> None:
+    check_scale(length)
+    found = of(np.ones((8, 9), bool), length)
+    assert found.area_mm2 == (None if length is None else pytest.approx(72 * length**2))
 
 
 def test_to_dict_is_plain_and_complete() -> None:
@@ -430,7 +499,10 @@ def test_any_mask(mask: np.ndarray, seed: int) -> None:
     assert found.eccentricity**2 == pytest.approx(1 - low / high, abs=1e-4)
     assert 0 < found.compactness <= 1
     assert 0 <= min(found.asymmetry) <= max(found.asymmetry) <= 1
-    assert 0 <= found.border_irregularity < 5
+    if found.border_irregularity is None:
+        assert found.components > 1
+    else:
+        assert 0 <= found.border_irregularity < 5
     assert sum(found.colours.values()) == pytest.approx(1)
     assert len(found.colours_present) >= 1
     assert 0 <= min(found.colour_variegation) <= max(found.colour_variegation) <= 1.1

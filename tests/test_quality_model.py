@@ -161,7 +161,18 @@ def test_verdicts() -> None:
     bad = judge(model(), prediction(square(0.6, 0.45), black))
     assert (bad.verdict, bad.jaccard < 0.5) == ("reject", True)
     assert "probably wrong" in bad.reason
-    assert judge(model(), prediction(square(), white)).reason == "the photograph does not look like dermoscopy"
+    strange = judge(model(), prediction(square(), white))
+    assert strange.reason.startswith("the photograph may be no dermoscopy: its score")
+    nothing = judge(model(), prediction(np.zeros((SIDE, SIDE), np.float32), white))
+    assert nothing.reason.startswith("no lesion found; the photograph may be no dermoscopy")
+
+
+def test_what_is_not_finite_is_not_accepted() -> None:
+    z = np.full(len(model().features), np.nan)
+    assert model().rate(z).verdict == "reject"
+    assert json.dumps(model().rate(z).to_dict(), allow_nan=False)
+    with pytest.raises(ValidationError, match="finite"):
+        QualityModel.model_validate({**model().model_dump(), "accept": math.nan})
 
 
 def test_an_empty_mask_is_rejected() -> None:
@@ -172,7 +183,7 @@ def test_an_empty_mask_is_rejected() -> None:
 
 def test_the_meaning_tells_the_numbers() -> None:
     meaning = model().meaning
-    assert "0.70 or more, as of 80% of 100 images (drawn 100" in meaning["accept"]
+    assert "0.70 or more, as of 80% of 100 images of tune (drawn 100" in meaning["accept"]
     assert "between 0.50 and 0.70" in meaning["review"]
     assert "3.0% of those images" in meaning["reject"]
 

@@ -653,11 +653,11 @@ def test_views_and_dropout_go_together(example: SyntheticImage) -> None:
     assert jaccard(prediction.mask, Segmenter(threads=1)(example.pixels).mask) > 0.8
 
 
-@pytest.mark.parametrize("count", [-1, 1])
+@pytest.mark.parametrize("count", [-1, 1, 1001])
 def test_a_count_of_samples_is_none_or_several(dark_bundle: Bundle, count: int) -> None:
     with pytest.raises(InputError) as caught:
         Segmenter(dark_bundle, mc_dropout=count)
-    assert str(caught.value) == f"mc_dropout is {count}; expected 0 for none, or 2 samples or more"
+    assert str(caught.value) == f"mc_dropout is {count}; expected 0 for none, or 2 to 1000 samples"
 
 
 def test_a_seed_is_no_negative_number(dark_bundle: Bundle) -> None:
@@ -726,7 +726,7 @@ EVALUATE = ("evaluate", "--data", "data", "--split", "test")
             "the output 'uncertainty' shows how several predictions of an image differ; ask for them with --tta, "
             "--mc-dropout or --ensemble, in Python with tta=True, mc_dropout=10 or an Ensemble",
         ),
-        (("segment", "lesion.png", "--mc-dropout", "1"), "mc_dropout is 1; expected 0 for none, or 2 samples or more"),
+        (("segment", "lesion.png", "--mc-dropout", "1"), "mc_dropout is 1; expected 0 for none, or 2 to 1000 samples"),
         (("segment", "lesion.png", "--seed", "-3"), "the seed is -3; expected 0 or more"),
         (
             ("segment", "lesion.png", "--mm-per-pixel", "0"),

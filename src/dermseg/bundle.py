@@ -12,7 +12,9 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import re
+import secrets
 import shutil
 import zipfile
 import zlib
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
 
 MANIFEST, ONNX, WEIGHTS, CARD = "bundle.json", "model.onnx", "model.safetensors", "MODEL_CARD.md"
 DROPOUT = "model_dropout.onnx"
+FILES = frozenset((MANIFEST, ONNX, DROPOUT, WEIGHTS, CARD))
 MAX_FILE_BYTES = 2**30
 MAX_CARD_COLUMNS = 8
 
@@ -44,7 +47,7 @@ _Positive = Annotated[float, Field(gt=0)]
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Architecture(_Part):
@@ -64,10 +67,15 @@ class Normalisation(_Part):
 
 
 class Calibration(_Part):
-    """Logits are divided by ``temperature`` before the sigmoid, those of a class in ``temperatures`` by its own."""
+    """Logits are divided by ``temperature`` before the sigmoid, those of a class in ``temperatures`` by its own.
+
+    ``split`` and ``images`` are what it was fitted on and of how many; None and 0 where that is not known.
+    """
 
     temperature: float = Field(1.0, gt=0)
     temperatures: dict[str, _Positive] = Field(default_factory=dict)
+    split: str | None = None
+    images: int = Field(0, ge=0)
 
     def of(self, classes: Sequence[str]) -> NDArray[np.float32]:
         """The temperature of each class, (K, 1, 1), to divide logits (K, S, S) by."""
@@ -244,26 +252,99 @@ class Bundle:
         return path
 
 
+def check_replaceable(folder: Path) -> Path:
+    """Check that a bundle can be written to a folder and that nothing else is lost by it; nothing is made or changed.
+
+    Returns:
+        The folder, resolved.
+
+    Raises:
+        InputError: If it holds anything but a bundle, is or lies below a file, or cannot be written.
+    """
+    try:
+        target = folder.resolve()
+        standing = next(path for path in (target, *target.parents) if path.exists())
+        if not standing.is_dir():
+            where = f"{folder} is a file" if standing == target else f"{folder} lies below the file {standing}"
+            raise InputError(f"{where}; give a folder for the bundle")
+        if standing == target and not _is_free(target):
+            raise InputError(f"{folder} holds other things than a bundle, which would be lost; give another folder")
+        # What stands there is renamed, which its parent must allow.
+        if not os.access(target.parent if standing == target else standing, os.W_OK | os.X_OK):
+            raise InputError(f"{folder} cannot be written (Permission denied); give another folder")
+    except (OSError, RuntimeError, ValueError) as error:
+        raise _not_written(folder, error) from error
+    return target
+
+
 def write(folder: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Bundle:
     """Write a new bundle, in place of one that stands there; nothing half-written is left.
 
     Args:
-        folder: The bundle's folder.
+        folder: The bundle's folder, see ``check_replaceable``.
         manifest: Its hashes are filled in from ``files``.
         files: The bytes of ``model.safetensors`` and, unless the network runs on torch only, ``model.onnx``; with it
             ``model_dropout.onnx``, if the network has one.
+
+    Raises:
+        InputError: If something else than a bundle stands there, or the folder cannot be written.
     """
+    target = check_replaceable(folder)
     hashes = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
     manifest = manifest.model_copy(update={"hashes": hashes})
-    scratch = folder.with_name(f".{folder.name}.new")
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir(parents=True)
-    for name, data in files.items():
-        write_bytes(scratch / name, data)
-    _write_manifest(scratch, manifest)
-    shutil.rmtree(folder, ignore_errors=True)
-    scratch.rename(folder)
-    return Bundle(folder, manifest)
+    scratch = target.with_name(f".{target.name}.{secrets.token_hex(4)}.new")
+    try:
+        # Whoever stands in the folder that is exchanged, or below it, has no working directory after that.
+        away = not folder.is_absolute() and target in (here := Path.cwd(), *here.parents)
+        scratch.mkdir(parents=True)
+        for name, data in files.items():
+            write_bytes(scratch / name, data)
+        _write_manifest(scratch, manifest)
+        _exchange(scratch, target)
+    except OSError as error:
+        raise _not_written(folder, error) from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return Bundle(target if away else folder, manifest)
+
+
+def _exchange(new: Path, target: Path) -> None:
+    """Rename ``new`` to ``target``; what stands there is put back if that fails, and removed if it does not.
+
+    Raises:
+        InputError: If the hidden folder that the old one is kept in holds other things than a bundle.
+        OSError: If a folder cannot be renamed.
+    """
+    old = target.with_name(f".{target.name}.old")
+    if os.path.lexists(old) and (old.is_symlink() or not old.is_dir() or not _names(old) <= FILES):
+        raise InputError(f"{old} is in the way and is no old bundle; move it, or give another folder")
+    if target.exists():
+        shutil.rmtree(old, ignore_errors=True)  # of a run that was ended after its exchange
+        target.rename(old)
+        try:
+            new.rename(target)
+        except BaseException:
+            old.rename(target)
+            raise
+    else:
+        new.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _is_free(folder: Path) -> bool:
+    """Whether a folder is empty or a bundle, and nothing but one."""
+    names = _names(folder)
+    return not names or (MANIFEST in names and names <= FILES and all((folder / name).is_file() for name in names))
+
+
+def _names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def _not_written(folder: Path, error: Exception) -> InputError:
+    reason = (isinstance(error, OSError) and error.strerror) or "not a valid path"
+    shown = str(folder) if str(folder).isprintable() else ascii(str(folder))
+    return InputError(f"{shown} cannot be written ({reason}); give another folder")
 
 
 def shipped_bundles() -> list[Bundle]:
@@ -277,6 +358,9 @@ def model_card(manifest: Manifest) -> str:
     thresholds = ", ".join(f"{name} {value:.4g}" for name, value in manifest.thresholds.items())
     each = zip(manifest.classes, manifest.calibration.of(manifest.classes).ravel(), strict=True)
     temperatures = ", ".join(f"{value:.3g} ({name})" for name, value in each if value != 1)
+    if temperatures and (images := manifest.calibration.images):
+        split = manifest.calibration.split
+        temperatures += f", fitted on {images} images" + (f" of `{split}`" if split else "")
     lines = [
         f"# {manifest.name}",
         "",

@@ -5,6 +5,7 @@ Both are fitted on the split `tune`, which no weight was trained on and nothing 
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dermseg import foreign, ranking
-from dermseg.bundle import Bundle, Calibration, write
+from dermseg.bundle import Bundle, Calibration, check_replaceable, write
 from dermseg.data.catalog import Sample
 from dermseg.errors import DataError, InputError, extra
 from dermseg.evaluation import read_truths
@@ -129,12 +130,8 @@ def fit_quality(
     Raises:
         DataError: There are too few images.
     """
+    _check_enough(groups)
     names, place = np.unique(groups, return_inverse=True)
-    if len(jaccard) < LEAST_IMAGES or len(names) < FOLDS:
-        raise DataError(
-            f"a quality model of {len(jaccard)} images in {len(names)} groups would tell little; expected at least "
-            f"{LEAST_IMAGES} in {FOLDS}; give more, or leave it out with --no-quality"
-        )
     weights = _balanced(sources)
     fold = np.random.default_rng(0).permutation(len(names))[place] % FOLDS
     estimates, strangeness = np.zeros(len(jaccard)), np.zeros(len(jaccard))
@@ -166,6 +163,23 @@ def fit_quality(
             "rejected": share(rejected, every),
         }
     )
+
+
+def _check_enough(groups: Sequence[str]) -> None:
+    """Check that there are images enough for a quality model.
+
+    Args:
+        groups: Of each the lesion or patient.
+
+    Raises:
+        DataError: There are too few.
+    """
+    count = len(set(groups))
+    if len(groups) < LEAST_IMAGES or count < FOLDS:
+        raise DataError(
+            f"a quality model of {len(groups)} images in {count} groups would tell little; expected at least "
+            f"{LEAST_IMAGES} in {FOLDS}; give more, or leave it out with --no-quality"
+        )
 
 
 def _fit(seen: Seen, jaccard: Array, weights: Array, strange: Seen) -> QualityModel:
@@ -316,6 +330,7 @@ def calibrate(
     samples: Sequence[Sample],
     folder: Path,
     *,
+    split: str | None = None,
     quality: bool = True,
     workers: int | None = None,
     progress: Callable[[str, int, int], None] | None = None,
@@ -329,20 +344,24 @@ def calibrate(
     Args:
         bundle: As it was trained; a temperature or a quality model that it has already is replaced.
         samples: Images with a mask of each class; one that stands in several data sets counts once.
-        folder: Of the new bundle; not the bundle's own.
+        folder: Of the new bundle; absent, empty or another bundle, which is replaced.
+        split: Of the images, as it is to be recorded.
         quality: Whether to fit a quality model, which a bundle of one class can have.
         workers: Images in work at a time; the number of cores if None.
         progress: Called with a title, how many images are done and how many there are.
 
     Raises:
-        InputError: The folder is the bundle's own, or quality is asked for of several classes.
+        InputError: The folder is, holds or lies in the bundle, or holds other things, or quality is asked for of
+            several classes.
         DataError: There are too few images.
+        MissingExtraError: Without scipy.
         DermsegError: An image or truth cannot be used.
     """
     manifest = bundle.manifest
     classes = manifest.classes
-    if folder.resolve() == bundle.path.resolve():
-        raise InputError(f"{folder} is the bundle itself; give another folder, for a calibrated copy")
+    # All that can be wrong is found before the long passes.
+    _check_apart(folder, bundle)
+    check_replaceable(folder)
     if quality and len(classes) > 1:
         raise InputError(
             f"{manifest.name} finds {', '.join(classes)}, but quality is estimated of one class; leave it out with "
@@ -354,6 +373,11 @@ def calibrate(
     images = list(unique.values())
     if not images:
         raise DataError("there is nothing to calibrate on; give images with masks")
+    if quality:
+        _check_enough([sample.group for sample in images])
+    with extra("fitting a temperature", "evaluate"):
+        importlib.import_module("scipy.optimize")
+    files = {name: bundle.read(name) for name in manifest.hashes}
 
     def each(title: str, function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
         results = []
@@ -372,7 +396,7 @@ def calibrate(
     temperatures = {n: float(f"{f * old:.5g}") for n, f, old in zip(classes, factors, earlier, strict=True)}
     manifest = manifest.model_copy(
         update={
-            "calibration": Calibration(temperatures=temperatures),
+            "calibration": Calibration(temperatures=temperatures, split=split, images=len(images)),
             "thresholds": {
                 name: moved(manifest.thresholds[name], temperatures[name] / old)
                 for name, old in zip(classes, earlier, strict=True)
@@ -402,7 +426,28 @@ def calibrate(
         quality=manifest.quality,
     )
     # The network's files are the same; what is new is said in the manifest.
-    return write(folder, manifest, {name: bundle.read(name) for name in bundle.manifest.hashes}), report
+    return write(folder, manifest, files), report
+
+
+def _check_apart(folder: Path, bundle: Bundle) -> None:
+    """Check that a copy in ``folder`` would leave the bundle, a folder or a zip, as it is.
+
+    Raises:
+        InputError: If the folder is, holds or lies in the bundle, or is no valid path.
+    """
+    try:
+        target, own = folder.resolve(), bundle.path.resolve()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise InputError(f"{str(folder)!r} is not a valid path; give another folder") from error
+    if target == own:
+        relation = "is"
+    elif target in own.parents:
+        relation = "holds"
+    elif own in target.parents:
+        relation = "lies in"
+    else:
+        return
+    raise InputError(f"{folder} {relation} the bundle itself; give another folder, for a calibrated copy")
 
 
 class _Look(NamedTuple):

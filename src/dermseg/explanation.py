@@ -27,7 +27,16 @@ from dermseg import figures
 from dermseg.bundle import Bundle
 from dermseg.engine import Device
 from dermseg.errors import InputError, choose_from, extra
-from dermseg.imaging import Geometry, Photograph, Source, encode_image, make_folder, write_bytes
+from dermseg.imaging import (
+    DEFAULT_MAX_MEGAPIXELS,
+    Geometry,
+    Orientation,
+    Photograph,
+    Source,
+    encode_image,
+    make_folder,
+    write_bytes,
+)
 from dermseg.segmenter import Prediction, Segmenter
 
 if TYPE_CHECKING:
@@ -35,6 +44,9 @@ if TYPE_CHECKING:
 
 Method = Literal["gradcam", "gradcam++", "hirescam"]
 METHODS: tuple[Method, ...] = get_args(Method)
+PICTURES = ("explanation", "heat")
+"""What ``Explanation.save`` writes, in this order."""
+
 TITLES: Mapping[Method, str] = {"gradcam": "Grad-CAM", "gradcam++": "Grad-CAM++", "hirescam": "HiResCAM"}
 
 Target = Literal["lesion"] | tuple[float, float]
@@ -94,9 +106,8 @@ class Explanation:
         """
         stem = stem or Path(self.photograph.name).stem.strip("<>")
         make_folder(folder)
-        pictures = {"explanation": self.overlay(), "heat": figures.probability_image(self.heat)}
-        paths = [Path(folder) / f"{stem}_{name}.png" for name in pictures]
-        for path, picture in zip(paths, pictures.values(), strict=True):
+        paths = [Path(folder) / f"{stem}_{name}.png" for name in PICTURES]
+        for path, picture in zip(paths, (self.overlay(), figures.probability_image(self.heat)), strict=True):
             write_bytes(path, encode_image(picture))
         return paths
 
@@ -108,15 +119,26 @@ class Explainer:
         bundle: A shipped bundle's name, a bundle's folder or zip, or a loaded ``Bundle``.
         device: ``cpu``, ``cuda`` or ``auto``, which is the CPU.
 
+        orientation: ``upright`` turns a photograph as its EXIF says; ``stored`` leaves it as it is in the file.
+        max_megapixels: The largest image that is opened.
+
     Raises:
         BundleError: If the bundle cannot be used.
+        InputError: If another argument is out of range.
         MissingExtraError: Without torch.
     """
 
-    def __init__(self, bundle: Bundle | str | Path = "lesion", *, device: Device = "auto") -> None:
+    def __init__(
+        self,
+        bundle: Bundle | str | Path = "lesion",
+        *,
+        device: Device = "auto",
+        orientation: Orientation = "upright",
+        max_megapixels: float = DEFAULT_MAX_MEGAPIXELS,
+    ) -> None:
         with extra("an explanation", "train"):
             import torch
-        self._segmenter = Segmenter(bundle, device=device)
+        self._segmenter = Segmenter(bundle, device=device, orientation=orientation, max_megapixels=max_megapixels)
         self.bundle = self._segmenter.bundle
         self._device = torch.device("cuda" if device == "cuda" else "cpu")
         self._network = self.bundle.network().to(self._device)
@@ -124,6 +146,20 @@ class Explainer:
     def layers(self) -> dict[str, tuple[int, int, int]]:
         """Name, and (channels, height, width), of every layer an explanation can be made by, in their order."""
         return layers(self._network, self.bundle.manifest.input_size)
+
+    def check(self, layer: str | None = None, class_name: str | None = None) -> None:
+        """Refuse, before any image is seen, what no image can be explained by.
+
+        Raises:
+            InputError: For a class or layer that does not exist, or a layer that gives no map.
+        """
+        import torch
+
+        index = self._index(class_name)
+        if layer is not None:
+            size = self.bundle.manifest.input_size
+            image_BCHW = torch.zeros(1, 3, size, size, device=self._device)
+            activation_map(self._network, image_BCHW, index, image_BCHW[0, 0] == 0, layer)
 
     def __call__(
         self,
@@ -137,11 +173,9 @@ class Explainer:
         """Explain one image; arguments and errors as of ``explain``."""
         import torch
 
+        index = self._index(class_name)
         prepared = self._segmenter.prepare(source)
         prediction = self._segmenter.predict(prepared)
-        if class_name is not None and class_name not in prediction.classes:
-            raise InputError(f"this bundle has no class {class_name!r}; {choose_from(class_name, prediction.classes)}")
-        index = prediction.classes.index(class_name or prediction.classes[0])
         region_SS = _region(prediction, index, target)
         layer = layer or default_layer(self._network)
         image_BCHW = torch.from_numpy(prepared.image_CHW[None]).to(self._device)
@@ -159,6 +193,14 @@ class Explainer:
             class_name=prediction.classes[index],
             target=target,
         )
+
+    def _index(self, class_name: str | None) -> int:
+        classes = self.bundle.manifest.classes
+        if class_name is None:
+            return 0
+        if class_name not in classes:
+            raise InputError(f"this bundle has no class {class_name!r}; {choose_from(class_name, classes)}")
+        return classes.index(class_name)
 
 
 def explain(

@@ -49,6 +49,12 @@ REFERENCE_COLOURS: dict[str, tuple[float, float, float]] = {
 LEAST_SHARE = 0.05
 """Of the lesion: a colour counts where it covers at least that much."""
 
+SCALES = (1e-6, 1e3)
+"""The least and the largest side of a pixel in millimetres, far beyond what any camera or microscope has."""
+
+DIRECTIONS = 16
+"""In which a component's width is taken for its diameter, over half a turn: the largest is at most 0.5 % too small."""
+
 
 @dataclass(frozen=True)
 class Measurements:
@@ -59,8 +65,8 @@ class Measurements:
         area: Number of pixels.
         perimeter: Length of the line where the smoothed coverage is one half, from where rows and columns cross it,
             each crossing weighed by the line's direction (defined here). Within 2 % for discs, ellipses and rectangles
-            at least 30 pixels wide, turned by whatever angle; smoothing rounds corners. Never below what the area and,
-            in one component, the largest diameter demand, which decides where parts are a pixel or two wide.
+            at least 30 pixels wide, turned by whatever angle; smoothing rounds corners. Never below what area and
+            largest diameter of each component demand, which decides where parts are a pixel or two wide.
         maximum_diameter: Largest distance of two points of the lesion, whose pixels are squares: sqrt(2) of one pixel.
         eccentricity: In [0, 1), of the ellipse with the same second moments: sqrt(1 - (minor / major axis)^2).
         asymmetry: About the major and the minor principal axis through the centroid, each in [0, 1]: the share of the
@@ -69,7 +75,8 @@ class Measurements:
             A lesion of eccentricity near 0 has no principal axes but by chance, so neither is then telling.
         border_irregularity: Defined here: coefficient of variation, along the border, of the distance from the
             centroid, all in the coordinates that make the second moments those of a disc. 0 of any ellipse, about
-            0.11 of any rectangle; it grows with bays and spurs, with holes and with components that lie apart.
+            0.11 of any rectangle; it grows with bays and spurs, with holes and with components that lie apart. 0 of
+            one component too thin for a line where the smoothed coverage is one half; None of several without one.
         components: Number of parts; pixels that share a corner hang together.
         touches_border: Whether the lesion meets the image's edge, so that part of it may be missing.
         colours: Share of the lesion, in [0, 1] and 1 together, that is nearer to each of ``REFERENCE_COLOURS`` than to
@@ -83,7 +90,7 @@ class Measurements:
     maximum_diameter: float
     eccentricity: float
     asymmetry: tuple[float, float]
-    border_irregularity: float
+    border_irregularity: float | None
     components: int
     touches_border: bool
     colours: dict[str, float] = field(hash=False)
@@ -164,7 +171,7 @@ def measure(pixels: Pixels, mask: Mask, mm_per_pixel: float | None = None) -> Me
         The measurements; None of an empty mask.
 
     Raises:
-        InputError: An array is of another type, the two are not of one image, or the scale is not above 0.
+        InputError: An array is of another type, the two are not of one image, or the scale is out of ``SCALES``.
     """
     _check(pixels, mask, mm_per_pixel)
     x, y, width, height = cv2.boundingRect(mask.view(np.uint8))
@@ -172,15 +179,17 @@ def measure(pixels: Pixels, mask: Mask, mm_per_pixel: float | None = None) -> Me
         return None
     lesion = mask[y : y + height, x : x + width]
     area = int(np.count_nonzero(lesion))
-    components = cv2.connectedComponents(lesion.view(np.uint8), connectivity=8)[0] - 1
+    labels, statistics = cv2.connectedComponentsWithStats(lesion.view(np.uint8), connectivity=8)[1:3]
+    areas = statistics[1:, cv2.CC_STAT_AREA].astype(np.float64)
     diameter = _maximum_diameter(lesion)
+    diameters = np.array([diameter]) if len(areas) == 1 else _diameters(lesion, np.asarray(labels, np.int32))
 
     coverage, factor = _copy(lesion)
     ellipse = _Ellipse.of(coverage)
     smooth: Coverage = cv2.GaussianBlur(coverage, (0, 0), SMOOTHING, borderType=cv2.BORDER_CONSTANT).astype(np.float32)
     border = _Border.of(smooth)
-    # What every shape keeps to: none of its area has a shorter border, and one in one part goes there and back.
-    least = max(2 * math.sqrt(math.pi * area), 2 * diameter if components == 1 else 0.0)
+    # What every component keeps to: none of its area has a shorter border, and it goes there and back.
+    least = float(np.maximum(2 * np.sqrt(math.pi * areas), 2 * diameters).sum())
 
     shares, variegation = _colours(pixels, mask)
     return Measurements(
@@ -190,12 +199,22 @@ def measure(pixels: Pixels, mask: Mask, mm_per_pixel: float | None = None) -> Me
         maximum_diameter=diameter,
         eccentricity=math.sqrt(1 - ellipse.variances[1] / ellipse.variances[0]),
         asymmetry=(_asymmetry(smooth, ellipse, 0), _asymmetry(smooth, ellipse, 1)),
-        border_irregularity=_irregularity(border, ellipse),
-        components=components,
+        border_irregularity=_irregularity(border, ellipse, len(areas)),
+        components=len(areas),
         touches_border=x == 0 or y == 0 or x + width == mask.shape[1] or y + height == mask.shape[0],
         colours=shares,
         colour_variegation=variegation,
     )
+
+
+def check_scale(mm_per_pixel: float | None) -> None:
+    """Refuse a side of a pixel that is none.
+
+    Raises:
+        InputError: If it is not within ``SCALES``; None, where it is not known, is.
+    """
+    if mm_per_pixel is not None and not SCALES[0] <= mm_per_pixel <= SCALES[1]:
+        raise InputError(f"mm_per_pixel is {mm_per_pixel}; expected a length of 0.000001 to 1000 millimetres")
 
 
 def _check(pixels: Pixels, mask: Mask, mm_per_pixel: float | None) -> None:
@@ -209,8 +228,7 @@ def _check(pixels: Pixels, mask: Mask, mm_per_pixel: float | None) -> None:
             f"pixels of {rows} x {columns} and a mask of {height} x {width} are not of one image; pass the image that "
             "the mask is of, whole and turned the same way"
         )
-    if mm_per_pixel is not None and not (math.isfinite(mm_per_pixel) and mm_per_pixel > 0):
-        raise InputError(f"mm_per_pixel is {mm_per_pixel}; expected millimetres above 0, or None where it is not known")
+    check_scale(mm_per_pixel)
 
 
 def _maximum_diameter(lesion: Mask) -> float:
@@ -222,6 +240,22 @@ def _maximum_diameter(lesion: Mask) -> float:
     corners = np.concatenate([np.stack(end, axis=1) for end in ends]).astype(np.int32)
     hull = cv2.convexHull(corners)[:, 0].astype(np.float64)
     return float(np.linalg.norm(hull[:, None] - hull[None], axis=2).max())
+
+
+def _diameters(lesion: Mask, labels: NDArray[np.int32]) -> Floats:
+    """The largest width of each component, of its pixels as squares, in any of ``DIRECTIONS``; by label from 1."""
+    ends = np.diff(np.pad(lesion, ((0, 0), (1, 1))).view(np.int8), axis=1)  # 1 where a run begins, -1 behind it
+    rows, columns = np.nonzero(ends)
+    owners = labels[rows, columns - (ends[rows, columns] < 0)]
+    order = np.argsort(owners, kind="stable")
+    rows, columns, owners = rows[order], columns[order], owners[order]
+    firsts = np.flatnonzero(np.diff(owners, prepend=0))
+    largest = np.zeros(len(firsts))
+    for angle in np.arange(DIRECTIONS) * math.pi / DIRECTIONS:
+        along = columns * math.cos(angle) + rows * math.sin(angle)  # of an upper corner; of the lower one sin more
+        widths = np.maximum.reduceat(along, firsts) - np.minimum.reduceat(along, firsts) + math.sin(angle)
+        largest = np.maximum(largest, widths)
+    return largest
 
 
 def _copy(lesion: Mask) -> tuple[Coverage, int]:
@@ -297,9 +331,9 @@ def _asymmetry(smooth: Coverage, ellipse: _Ellipse, axis: int) -> float:
     return float(min(1.0, max(0.0, 1 - both)))
 
 
-def _irregularity(border: _Border, ellipse: _Ellipse) -> float:
+def _irregularity(border: _Border, ellipse: _Ellipse, components: int) -> float | None:
     if not border.lengths.any():
-        return 0.0  # too thin for a border that could be irregular
+        return 0.0 if components == 1 else None  # too thin for a border that could be irregular, or unseen
     deviations = np.sqrt(ellipse.variances)
     distances = np.linalg.norm((border.points - ellipse.centre) @ ellipse.axes.T / deviations, axis=1)
     tangents = np.stack([-border.normals[:, 1], border.normals[:, 0]], axis=1)

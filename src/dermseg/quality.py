@@ -54,7 +54,8 @@ class Quality:
 
     Attributes:
         jaccard: The Jaccard index that its mask is estimated to have, 0 to 1.
-        foreign: How sure the model is that the photograph is no dermoscopy, 0 to 1.
+        foreign: How much speaks for it that the photograph is no dermoscopy, 0 to 1; a score to compare with the
+            model's limit, not a probability.
         verdict: ``accept``, ``review`` by a person, or ``reject``.
         reason: One sentence.
     """
@@ -70,7 +71,7 @@ class Quality:
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Subspace(_Part):
@@ -183,10 +184,10 @@ class QualityModel(_Part):
         low, high = f"{self.reject:.2f}", f"{self.accept:.2f}"
         return {
             "accept": f"the estimated Jaccard index is {high} or more, as of {self.accepted:.0%} of {self.images} "
-            f"images ({self.fitted_on}, each data set weighing the same); {self.accepted_good:.0%} of their masks "
-            f"reach {self.good:.2f} in truth",
+            f"images of tune ({self.fitted_on}, each data set weighing the same); {self.accepted_good:.0%} of their "
+            f"masks reach {self.good:.2f} in truth, on other images fewer may",
             "review": f"the estimate is between {low} and {high}: a person should look at the mask",
-            "reject": "no lesion was found, the photograph does not look like dermoscopy, or the estimate is below "
+            "reject": "no lesion was found, the photograph may be no dermoscopy, or the estimate is below "
             f"{low}; so it is of {self.rejected:.1%} of those images",
         }
 
@@ -204,11 +205,14 @@ class QualityModel(_Part):
         """What a prediction of standardised features (F,) is worth; ``empty`` where its mask has no pixel."""
         estimate, foreign = float(self.jaccard(z)), float(self.foreign(z))
         verdict: Verdict = "reject"
-        # The first that holds is told: a page of text has no lesion either, but that is not what is wrong with it.
-        if foreign > self.foreign_limit:
-            reason = "the photograph does not look like dermoscopy"
+        strange = f"the photograph may be no dermoscopy: its score is {foreign:.3f}, above {self.foreign_limit:.3f}"
+        if not (math.isfinite(estimate) and math.isfinite(foreign)):
+            reason = "the network's answer is not finite"
+            estimate, foreign = 0.0, 1.0
         elif empty:
-            reason = "no lesion found"
+            reason = "no lesion found" + f"; {strange}" * (foreign > self.foreign_limit)
+        elif foreign > self.foreign_limit:
+            reason = strange
         elif estimate < self.reject:
             reason = f"the mask is probably wrong: estimated Jaccard index {estimate:.2f}, below {self.reject:.2f}"
         elif estimate < self.accept:
@@ -218,7 +222,7 @@ class QualityModel(_Part):
             verdict = "accept"
             reason = (
                 f"estimated Jaccard index {estimate:.2f}; of masks with {self.accept:.2f} or more, "
-                f"{self.accepted_good:.0%} reach {self.good:.2f}"
+                f"{self.accepted_good:.0%} reached {self.good:.2f} where this was fitted"
             )
         return Quality(0.0 if empty else estimate, foreign, verdict, reason)
 
@@ -228,7 +232,8 @@ def judge(model: QualityModel, prediction: Prediction) -> Quality:
 
     Args:
         model: Of the bundle that made the prediction.
-        prediction: A plain one: neither test-time augmentation nor an ensemble is what the model was fitted on.
+        prediction: The model was fitted on single ones, cut at the bundle's own threshold; its estimates are less sure
+            of the mean of several, and at another threshold.
 
     Raises:
         InputError: The model needs an embedding, and the prediction has none.

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 Output = Literal["mask", "overlay", "result", "probability", "uncertainty", "json"]
 OUTPUTS: tuple[Output, ...] = get_args(Output)
 VIEW_SIZE = DECODED_SIDE
+MOST_SAMPLES = 1000
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,7 +195,7 @@ class Prediction:
                 view = replace(self.geometry, height=mask.shape[0], width=mask.shape[1])
                 return encode_image(figures.uncertainty(pixels, mask, view.invert(self.uncertainty.entropy[0])))
             case "json":
-                return (json.dumps(self.to_dict(), indent=2) + "\n").encode()
+                return (json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n").encode()
 
     def _view(self, longest: int | None) -> tuple[NDArray[np.uint8], NDArray[np.bool_], NDArray[np.float32]]:
         """Photograph, mask and probability at most ``longest`` pixels long, for pictures."""
@@ -304,8 +305,8 @@ class Segmenter:
             raise InputError(f"the threshold is {threshold}; expected a probability between 0 and 1")
         if not max_megapixels > 0:
             raise InputError(f"max_megapixels is {max_megapixels}; expected a number above 0")
-        if mc_dropout < 0 or mc_dropout == 1:
-            raise InputError(f"mc_dropout is {mc_dropout}; expected 0 for none, or 2 samples or more")
+        if mc_dropout != 0 and not 2 <= mc_dropout <= MOST_SAMPLES:
+            raise InputError(f"mc_dropout is {mc_dropout}; expected 0 for none, or 2 to {MOST_SAMPLES} samples")
         if seed < 0:
             raise InputError(f"the seed is {seed}; expected 0 or more")
         if mm_per_pixel is not None and not 0 < mm_per_pixel < math.inf:

@@ -285,6 +285,7 @@ class Ensemble:
         self._weights = (1.0,) * len(segmenters) if weights is None else tuple(map(float, weights))
         if len(self._weights) != len(segmenters) or not all(0 < weight < math.inf for weight in self._weights):
             raise InputError(f"the weights are {self._weights}; expected {len(segmenters)} numbers above 0")
+        self._weights = tuple(weight / max(self._weights) for weight in self._weights)
         if threshold is not None and not 0 < threshold < 1:
             raise InputError(f"the threshold is {threshold}; expected a probability between 0 and 1")
         if mode not in get_args(Mode):

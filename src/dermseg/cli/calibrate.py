@@ -9,13 +9,16 @@ import typer
 
 from dermseg.cli.progress import progress_bars
 from dermseg.cli.scoring import Data, Quarantine, Sources, Splits, choose
+from dermseg.errors import few
 
 
 def calibrate(
     bundle: Annotated[str, typer.Argument(metavar="BUNDLE", help="A shipped bundle's name, a folder or a zip.")],
     data: Data,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the calibrated copy.")],
-    split: Annotated[str, typer.Option(help="tune, train or all; never what is reported of.")] = "tune",
+    split: Annotated[
+        str, typer.Option(help="tune, train or, where no image is on the side test, all; never what is reported of.")
+    ] = "tune",
     source: Sources = None,
     splits: Splits = None,
     quarantine: Quarantine = None,
@@ -34,10 +37,22 @@ def calibrate(
     """
     from dermseg import calibration
     from dermseg.bundle import Bundle
+    from dermseg.data import splits as tables
 
+    if split == "test":
+        raise typer.BadParameter("--split test is what is reported of, on which no parameter is fitted; give tune")
     given = Bundle.load(bundle)
     chosen = choose(data, source, split, splits, quarantine, given.manifest.classes)
+    reported = tables.select(chosen.samples, "test", tables.read(splits or tables.default_for(given.manifest.classes)))
+    if reported:
+        raise typer.BadParameter(
+            f"--split {split} takes {len(reported)} images of the split test, which is what is reported of and on "
+            f"which no parameter is fitted ({few([sample.id for sample in reported])}); give tune, or a table of your "
+            "own with --splits"
+        )
     with progress_bars() as update:
-        written, report = calibration.calibrate(given, chosen.samples, output, quality=quality, progress=update)
+        written, report = calibration.calibrate(
+            given, chosen.samples, output, split=split, quality=quality, progress=update
+        )
     typer.echo(str(report))
     typer.echo(f"\nwritten to {written.path}", err=True)

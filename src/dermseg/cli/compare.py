@@ -22,7 +22,7 @@ from dermseg.cli.scoring import (
     protocols_of,
 )
 from dermseg.cli.segment import Device, McDropout, Seed, Tta
-from dermseg.errors import extra
+from dermseg.errors import InputError, extra
 
 GIVEN = "a bundle's name, folder or zip, several joined by commas as an ensemble, or a folder of masks."
 
@@ -71,6 +71,8 @@ def compare(
     from dermseg.imaging import write_bytes
 
     subjects = {name: Subject.of_either(given) for name, given in (("A", one), ("B", other))}
+    if (tta or mc_dropout) and not any(subject.bundles for subject in subjects.values()):
+        raise InputError("masks are no network's samples; --tta and --mc-dropout go with bundles alone")
     # Of masks beside a bundle it is the bundle that knows what they show.
     known = next((subject.classes for subject in subjects.values() if subject.bundles), ())
     subjects = {name: replace(subject, named=known) for name, subject in subjects.items()}

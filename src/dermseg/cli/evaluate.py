@@ -18,11 +18,10 @@ from dermseg.cli.scoring import (
     Splits,
     Subject,
     choose,
-    names_in,
     output_folder,
     protocols_of,
 )
-from dermseg.cli.segment import Device, McDropout, Seed, Tta
+from dermseg.cli.segment import Device, McDropout, Seed, Tta, names_in
 from dermseg.errors import DataError, InputError, extra
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dermseg.cli.progress import progress_bar
-from dermseg.cli.segment import DEFAULT_OUTPUT, Device, plan, sentence
+from dermseg.cli.segment import DEFAULT_OUTPUT, Device, Orientation, plan, sentence
 from dermseg.errors import DermsegError, InputError
 
 if TYPE_CHECKING:
@@ -41,6 +41,10 @@ def explain(
     ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the results.")] = DEFAULT_OUTPUT,
     device: Annotated[Device, typer.Option(help="auto is the CPU.")] = Device.auto,
+    orientation: Annotated[
+        Orientation, typer.Option(help="upright turns a photograph as its EXIF says; stored does not.")
+    ] = Orientation.upright,
+    max_megapixels: Annotated[float, typer.Option(help="Largest image to open.")] = 100.0,
 ) -> None:
     """Show which parts of images spoke for what the network found; needs the extra 'train'.
 
@@ -53,20 +57,21 @@ def explain(
     - `dermseg explain lesion.jpg`
     - `dermseg explain lesion.jpg --method hirescam --point 310,240`
     - `dermseg explain --bundle runs/mine/bundle --list-layers`
-    - `dermseg explain photos --bundle attributes --class pigment_network --layer encoder -o maps`
+    - `dermseg explain photos --bundle runs/mine/bundle --class lesion --layer encoder -o maps`
     """
-    from dermseg.explanation import Explainer
+    from dermseg.explanation import PICTURES, Explainer
     from dermseg.imaging import make_folder
     from dermseg.parallel import attempt
 
     if not paths and not list_layers:
         raise typer.BadParameter("give at least one image, or --list-layers")
     place = _point(point)
-    jobs = {} if list_layers else plan(paths or [], output, False)
-    explainer = Explainer(bundle, device=device.value)
+    jobs = {} if list_layers else plan(paths or [], output, False, PICTURES)
+    explainer = Explainer(bundle, device=device.value, orientation=orientation.value, max_megapixels=max_megapixels)
     if list_layers:
         _list(explainer)
         return
+    explainer.check(layer, class_name)
     make_folder(output)
     failures = []
 
@@ -83,7 +88,8 @@ def explain(
                 typer.echo(outcome)
             advance()
     if len(jobs) > max(1, len(failures)):
-        typer.echo(f"{len(jobs) - len(failures)} images: explanation, heat in {output}")
+        done = len(jobs) - len(failures)
+        typer.echo(f"{done} image{'s' * (done != 1)}: {', '.join(PICTURES)} in {output}")
     if failures:
         for failure in failures:
             typer.echo(f"error: {failure}", err=True)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dermseg.cli.segment import Device
+from dermseg.cli.segment import Device, names_in
 from dermseg.errors import DataError, InputError
 
 if TYPE_CHECKING:
@@ -211,15 +211,3 @@ class Subject:
             for bundle in self.bundles
         ]
         return Model(segmenters[0]) if len(segmenters) == 1 else Ensemble(segmenters)
-
-
-def names_in(text: str) -> list[str]:
-    """What stands between commas.
-
-    Raises:
-        InputError: If there is nothing between two of them.
-    """
-    names = [name.strip() for name in text.split(",")]
-    if not all(names):
-        raise InputError(f"{text!r} lacks a name; expected names or folders joined by commas")
-    return names

@@ -60,7 +60,10 @@ def segment(
         str | None, typer.Option("--bundle", "-b", help="A shipped bundle's name, a folder or a zip [lesion].")
     ] = None,
     ensemble: Annotated[
-        str | None, typer.Option(help="Take the mean of several bundles instead: B1,B2.", metavar="B1,B2")
+        str | None,
+        typer.Option(
+            help="Take the mean of several bundles instead: B1,B2; it has no verdict on its masks.", metavar="B1,B2"
+        ),
     ] = None,
     threshold: Annotated[
         float | None, typer.Option(help="Probability above which a pixel is lesion [bundle's own].")
@@ -109,7 +112,7 @@ def segment(
     jobs = plan(paths, output, recursive)
     segmenters = [
         Segmenter(
-            name.strip(),
+            name,
             device=device.value,
             threshold=threshold,
             orientation=orientation.value,
@@ -121,7 +124,7 @@ def segment(
             seed=seed,
             mm_per_pixel=mm_per_pixel,
         )
-        for name in (ensemble.split(",") if ensemble is not None else [bundle or "lesion"])
+        for name in (names_in(ensemble) if ensemble is not None else ["lesion" if bundle is None else bundle])
     ]
     segmenter = segmenters[0] if ensemble is None else Ensemble(segmenters)
     make_folder(output)
@@ -141,8 +144,19 @@ def segment(
         raise typer.Exit(1)
 
 
-def plan(paths: Sequence[str], output: Path, recursive: bool) -> dict[Path, Path]:
+def plan(
+    paths: Sequence[str],
+    output: Path,
+    recursive: bool,
+    pictures: Sequence[str] = ("mask", "overlay", "result", "probability", "uncertainty"),
+) -> dict[Path, Path]:
     """Find the images, and for each the folder its results go to.
+
+    Args:
+        paths: Images, folders or globs.
+        output: Folder of the results.
+        recursive: Whether to look into subfolders.
+        pictures: What may be written of an image: the last part of its results' names, ``<stem>_<picture>.png``.
 
     Raises:
         InputError: If there is nothing to do, or one result would take the place of another or of an input.
@@ -160,7 +174,7 @@ def plan(paths: Sequence[str], output: Path, recursive: bool) -> dict[Path, Path
             raise InputError(
                 f"{first} and {image} would both be written to {folder / image.stem}_*; rename one of them"
             )
-        for name in ("mask", "overlay", "result", "probability", "uncertainty"):
+        for name in pictures:
             target = f"{image.stem}_{name}.png"
             if real(folder) / target in inputs:
                 raise InputError(
@@ -224,7 +238,7 @@ def _run(
                 doubts.append((image, result.quality))
             if as_json:
                 outcome = {"error": str(result)} if isinstance(result, DermsegError) else result.to_dict()
-                typer.echo(json.dumps({"path": str(image), **outcome}))
+                typer.echo(json.dumps({"path": str(image), **outcome}, allow_nan=False))
     return failures, doubts
 
 
@@ -235,3 +249,15 @@ def sentence(path: Path, error: DermsegError) -> str:
         if message.startswith(f"{name} "):
             return shown + message.removeprefix(name)
     return f"{shown}: {message}"
+
+
+def names_in(text: str) -> list[str]:
+    """What stands between commas.
+
+    Raises:
+        InputError: If there is nothing between two of them.
+    """
+    names = [name.strip() for name in text.split(",")]
+    if not all(names):
+        raise InputError(f"{text!r} lacks a name; expected names or folders joined by commas")
+    return names
