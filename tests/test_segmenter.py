@@ -566,7 +566,7 @@ def test_measurements_are_in_millimetres_where_the_pixels_are_known(dark_bundle:
 def test_a_pixel_has_a_length(dark_bundle: Bundle, length: float) -> None:
     with pytest.raises(InputError) as caught:
         Segmenter(dark_bundle, mm_per_pixel=length)
-    assert str(caught.value) == f"mm_per_pixel is {length}; expected a length above 0, in millimetres"
+    assert str(caught.value) == f"mm_per_pixel is {length}; expected a length of 0.000001 to 1000 millimetres"
 
 
 # Several predictions of an image
@@ -730,7 +730,7 @@ EVALUATE = ("evaluate", "--data", "data", "--split", "test")
         (("segment", "lesion.png", "--seed", "-3"), "the seed is -3; expected 0 or more"),
         (
             ("segment", "lesion.png", "--mm-per-pixel", "0"),
-            "mm_per_pixel is 0.0; expected a length above 0, in millimetres",
+            "mm_per_pixel is 0.0; expected a length of 0.000001 to 1000 millimetres",
         ),
         (("segment", "lesion.png", "--ensemble", "lesion"), "an ensemble of 1 is none; give two bundles or more"),
         (

@@ -160,6 +160,7 @@ def test_the_run_folder_holds_what_it_should_and_nothing_else(run: Run) -> None:
         "checkpoints/best.ckpt",
         "bundle/bundle.json",
         "bundle/model.onnx",
+        "bundle/model_dropout.onnx",
         "bundle/model.safetensors",
         "bundle/MODEL_CARD.md",
     }

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast, get_args
+from typing import Any, Literal, NamedTuple, cast, get_args
 
 import cv2
 import numpy as np
@@ -31,13 +30,11 @@ from dermseg.imaging import (
     open_image,
     write_bytes,
 )
+from dermseg.measurement import Measurements, check_scale, measure
 from dermseg.parallel import attempt, in_order
 from dermseg.processing import DECODED_SIDE, decode, prepare
 from dermseg.quality import Quality, QualityModel, judge
 from dermseg.uncertainty import Samples, Uncertainty, augmented, dropout, mean, plain, sigmoid
-
-if TYPE_CHECKING:
-    from dermseg.measurement import Measurements
 
 Output = Literal["mask", "overlay", "result", "probability", "uncertainty", "json"]
 OUTPUTS: tuple[Output, ...] = get_args(Output)
@@ -114,8 +111,6 @@ class Prediction:
     @cached_property
     def measurements(self) -> Measurements | None:
         """Size, shape, border and colours of what the first class's mask shows; None of an empty one."""
-        from dermseg.measurement import measure
-
         return measure(self.pixels, self.mask, self.mm_per_pixel)
 
     def overlay(self, longest: int | None = VIEW_SIZE) -> NDArray[np.uint8]:
@@ -309,8 +304,7 @@ class Segmenter:
             raise InputError(f"mc_dropout is {mc_dropout}; expected 0 for none, or 2 to {MOST_SAMPLES} samples")
         if seed < 0:
             raise InputError(f"the seed is {seed}; expected 0 or more")
-        if mm_per_pixel is not None and not 0 < mm_per_pixel < math.inf:
-            raise InputError(f"mm_per_pixel is {mm_per_pixel}; expected a length above 0, in millimetres")
+        check_scale(mm_per_pixel)
         self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.load(bundle)
         manifest = self.bundle.manifest
         self.thresholds = tuple(threshold or manifest.thresholds[name] for name in manifest.classes)
