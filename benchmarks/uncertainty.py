@@ -13,8 +13,9 @@ from __future__ import annotations
 import argparse
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -39,9 +40,9 @@ from dermseg.synthetic import example
 PICTURES = 100  # of each kind
 COVERAGES = (1.0, 0.95, 0.9, 0.8, 0.7, 0.6, 0.5)
 WAYS = {
-    "plain": {},
-    "Monte Carlo dropout, 10 samples": {"mc_dropout": 10},
-    "test-time augmentation, 10 views": {"tta": True},
+    "plain": (False, 0),
+    "Monte Carlo dropout, 10 samples": (False, 10),
+    "test-time augmentation, 10 views": (True, 0),
 }
 
 
@@ -58,6 +59,14 @@ def photographs() -> dict[str, NDArray[np.uint8]]:
                 except DermsegError:  # one with several pages
                     continue
     return found
+
+
+def verdicts_of(segmenter: Segmenter, pictures: Iterable[NDArray[np.uint8]]) -> Iterator[str]:
+    for prediction in segmenter.stream(pictures):
+        if isinstance(prediction, DermsegError):
+            raise prediction
+        assert prediction.quality is not None
+        yield prediction.quality.verdict
 
 
 def area(score: NDArray[np.float64], positive: NDArray[np.bool_]) -> float:
@@ -136,13 +145,13 @@ def main() -> None:
 
     for kind in foreign.REPORTING:
         pictures = [foreign.draw(kind, seed) for seed in range(PICTURES)]
-        found = Counter(prediction.quality.verdict for prediction in segmenter.stream(pictures))  # type: ignore[union-attr]
+        found = Counter(verdicts_of(segmenter, pictures))
         print(f"{kind}: {found['reject'] / PICTURES:.0%} of {PICTURES} rejected")
     photos = photographs()
     taken = [
         name
-        for name, prediction in zip(photos, segmenter.stream(photos.values()), strict=True)
-        if prediction.quality.verdict != "reject"  # type: ignore[union-attr]
+        for name, verdict in zip(photos, verdicts_of(segmenter, photos.values()), strict=True)
+        if verdict != "reject"
     ]
     print(f"photographs: {len(photos) - len(taken)} of {len(photos)} rejected; not {', '.join(taken) or 'any other'}")
 
@@ -152,8 +161,8 @@ def main() -> None:
     print(f"calibration error after: {calibration_error(bundle, samples)}")
 
     image = example().pixels
-    ready = {name: Segmenter(bundle, threads=1, **options) for name, options in WAYS.items()}  # type: ignore[arg-type]
-    took = {name: median(lambda way=way: way(image), arguments.runs) for name, way in ready.items()}  # type: ignore[misc]
+    ready = {name: Segmenter(bundle, threads=1, tta=tta, mc_dropout=count) for name, (tta, count) in WAYS.items()}
+    took = {name: median(partial(way, image), arguments.runs) for name, way in ready.items()}
     for name, seconds in took.items():
         print(f"{name}: {1000 * seconds:.1f} ms, {seconds / took['plain']:.1f} plain predictions")
 

@@ -239,15 +239,15 @@ def _clouds(rng: Generator, size: Size, octaves: int) -> NDArray[np.float64]:
     return total / 1.5
 
 
-def _colour(rng: Generator) -> tuple[int, int, int]:
-    red, green, blue = (int(value) for value in rng.integers(0, 256, 3))
+def _colour(rng: Generator, low: int = 0, high: int = 256) -> tuple[int, int, int]:
+    red, green, blue = (int(value) for value in rng.integers(low, high, 3))
     return red, green, blue
 
 
 def _two_tones(rng: Generator) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
     """Ink and paper: a dark and a light colour, mostly in this order."""
-    dark, light = (tuple(int(v) for v in rng.integers(low, low + 70, 3)) for low in (0, 186))
-    return (dark, light) if rng.random() < 0.8 else (light, dark)  # type: ignore[return-value]
+    dark, light = _colour(rng, 0, 70), _colour(rng, 186, 256)
+    return (dark, light) if rng.random() < 0.8 else (light, dark)
 
 
 def _plain(size: Size, colour: tuple[int, ...]) -> Pixels:
