@@ -30,7 +30,8 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler
 from dermseg.data import cache, catalog, splits
 from dermseg.data.cache import PADDING
 from dermseg.data.catalog import Sample
-from dermseg.imaging import Geometry, open_image, read_mask
+from dermseg.geometry import Geometry
+from dermseg.imaging import open_image, read_mask
 from dermseg.models import build
 from dermseg.training.augmentation import augment
 from dermseg.training.config import AugmentationConfig, Recipe

@@ -38,7 +38,8 @@ from dermseg.bundle import (
 )
 from dermseg.errors import BundleError, BundleIntegrityError, DermsegError, InputError
 from dermseg.export import MAX_LOGIT_DIFFERENCE, Parity, export, parity
-from dermseg.imaging import Geometry, open_image
+from dermseg.geometry import Geometry
+from dermseg.imaging import open_image
 from dermseg.models import build
 
 FILES = {MANIFEST, ONNX, WEIGHTS, CARD}

@@ -22,7 +22,7 @@ from dermseg.data import cache, catalog
 from dermseg.data.cache import CHUNK, PADDING, CachedImages, load
 from dermseg.data.catalog import Sample
 from dermseg.errors import BrokenImageError, DataError
-from dermseg.imaging import Geometry
+from dermseg.geometry import Geometry
 
 SIZE = 40
 

@@ -27,7 +27,8 @@ from dermseg.data import catalog
 from dermseg.data.catalog import Sample
 from dermseg.errors import BrokenImageError, DermsegError, InputError
 from dermseg.evaluation import ALL, EvaluationResult, Failure, evaluate, operating_point
-from dermseg.imaging import Geometry, open_image, read_mask
+from dermseg.geometry import Geometry
+from dermseg.imaging import open_image, read_mask
 from dermseg.metrics import TASK1_METRICS, Confusion, Interval, bootstrap_interval, soft_counts
 from dermseg.protocols import PROTOCOLS, ImageScore, ProtocolName, protocol_for, protocols_for
 from dermseg.segmenter import Prediction

@@ -23,7 +23,8 @@ from dermseg.data.catalog import LESION, Sample
 from dermseg.errors import BrokenImageError, InputError
 from dermseg.evaluation import ALL, EvaluationResult, Failure, OperatingPoint, Predictor, evaluate
 from dermseg.figures import EXTRA, LINE, MISSED, PALETTE, TRUTH
-from dermseg.imaging import Geometry, encode_image, encode_mask, open_image, read_mask
+from dermseg.geometry import Geometry
+from dermseg.imaging import encode_image, encode_mask, open_image, read_mask
 from dermseg.metrics import Interval
 from dermseg.predictors import MaskFolder, Model
 from dermseg.protocols import PROTOCOLS, ImageScore

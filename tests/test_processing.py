@@ -15,7 +15,8 @@ from dermseg.data import cache
 from dermseg.data.cache import PADDING
 from dermseg.data.catalog import Sample
 from dermseg.errors import InputError
-from dermseg.imaging import Geometry, encode_image, encode_mask
+from dermseg.geometry import Geometry
+from dermseg.imaging import encode_image, encode_mask
 from dermseg.processing import (
     STEPS,
     VIGNETTE_RIM,

@@ -16,7 +16,8 @@ from pydantic import ValidationError
 from dermseg import Bundle, Segmenter, foreign
 from dermseg.bundle import MANIFEST, write
 from dermseg.errors import InputError
-from dermseg.imaging import Geometry, open_image
+from dermseg.geometry import Geometry
+from dermseg.imaging import open_image
 from dermseg.quality import FAMILIARITY, FEATURES, Logistic, QualityModel, Subspace, features_of, judge
 from dermseg.segmenter import Prediction
 from dermseg.synthetic import SyntheticImage

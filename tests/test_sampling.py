@@ -20,7 +20,7 @@ from dermseg.bundle import DROPOUT, ONNX, WEIGHTS, Architecture, Bundle, write
 from dermseg.engine import CHUNK, Engine, dropout_masks, open_engine
 from dermseg.errors import BundleError, DermsegError, InputError, MissingExtraError
 from dermseg.export import export, parity
-from dermseg.imaging import Geometry
+from dermseg.geometry import Geometry
 from dermseg.models import build
 from dermseg.models.blocks import LateDropout
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import cv2
 import numpy as np
@@ -27,7 +27,7 @@ from dermseg.cli.segment import Device
 from dermseg.errors import BrokenImageError, DermsegError, InputError
 from dermseg.imaging import Source, encode_image, read_mask
 from dermseg.segmenter import OUTPUTS, Output, Prediction, Segmenter
-from dermseg.synthetic import SyntheticImage
+from dermseg.synthetic import SyntheticImage, draw
 from dermseg.synthetic import example as full_size_example
 from tests.hostile import orientation_block, saved
 
@@ -269,6 +269,90 @@ def test_eight_threads_get_what_one_gets(lesion: Segmenter) -> None:
         for expected, found in zip(alone, pool.map(work, images), strict=True):
             for probabilities in found:
                 np.testing.assert_array_equal(probabilities, expected)
+
+
+# Several images at once, and other options of one network
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_a_batch_gives_each_image_what_it_gets_alone(lesion: Segmenter, example: SyntheticImage, count: int) -> None:
+    drawn = [draw(seed, (90 + 20 * seed, 130)).pixels for seed in range(count - 1)]
+    images = [lesion.prepare(pixels) for pixels in (example.pixels, *drawn)]
+    outcomes = lesion.run(images)
+    for image, outcome in zip(images, outcomes, strict=True):
+        alone, found = lesion.predict(image), lesion.conclude(image, outcome)
+        np.testing.assert_allclose(found.probabilities, alone.probabilities, atol=1e-5)
+        np.testing.assert_array_equal(found.mask, alone.mask)
+        assert found.embedding is not None
+        assert alone.embedding is not None
+        np.testing.assert_allclose(found.embedding, alone.embedding, rtol=1e-3, atol=1e-4)
+        assert (found.size, found.photograph) == (alone.size, alone.photograph)
+        # No view, which would keep the other images'.
+        assert found.probabilities.base is None or found.probabilities.base.size == found.probabilities.size
+        assert found.embedding.base is None
+
+
+def test_several_views_of_several_images_are_each_images_own(dark_bundle: Bundle) -> None:
+    model = Segmenter(dark_bundle, threads=1, tta=True)
+    images = [model.prepare(spot(60, 60 + 20 * number)[0]) for number in range(3)]
+    for image, outcome in zip(images, model.run(images), strict=True):
+        assert outcome.samples.shape == (10, 1, 64, 64)
+        np.testing.assert_array_equal(model.conclude(image, outcome).probabilities, model.predict(image).probabilities)
+
+
+OPTIONS: list[dict[str, Any]] = [
+    {},
+    {"threshold": 0.2, "mm_per_pixel": 0.05},
+    {"tta": True},
+    {"mc_dropout": 2},
+    {"mc_dropout": 3, "seed": 5, "tta": True},
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_a_varied_segmenter_is_as_one_made_so(
+    lesion: Segmenter, example: SyntheticImage, options: dict[str, Any]
+) -> None:
+    made, varied = Segmenter(threads=1, **options), lesion.varied(threshold=0.7, tta=True).varied(**options)
+    one, other = made(example.pixels), varied(example.pixels)
+    assert (varied.name, varied.thresholds, varied.bundle) == (made.name, made.thresholds, lesion.bundle)
+    np.testing.assert_array_equal(other.probabilities, one.probabilities)
+    assert other.to_dict() == one.to_dict()
+    assert (lesion.name, lesion(example.pixels).uncertainty) == ("lesion", None), "the first one is as it was"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"threshold": 0.0},
+        {"threshold": float("nan")},
+        {"mc_dropout": 1},
+        {"mc_dropout": 1001},
+        {"seed": -1},
+        {"seed": 2**64, "mc_dropout": 2},
+        {"mm_per_pixel": 0.0},
+    ],
+    ids=str,
+)
+def test_what_the_class_refuses_cannot_be_varied_to(lesion: Segmenter, options: dict[str, Any]) -> None:
+    with pytest.raises(InputError) as made:
+        Segmenter(threads=1, **options)
+    with pytest.raises(InputError) as varied:
+        lesion.varied(**options)
+    assert str(varied.value) == str(made.value)
+
+
+def test_options_are_checked_before_a_bundle_is_looked_for() -> None:
+    with pytest.raises(InputError, match="the threshold is 7; expected a probability between 0 and 1"):
+        Segmenter("there is none", threshold=7)
+
+
+def test_varying_costs_no_run_of_the_network(lesion: Segmenter) -> None:
+    lesion.varied(mc_dropout=2)
+    begun = time.process_time()
+    for number in range(100):
+        lesion.varied(threshold=0.3, tta=True, mc_dropout=2 + number, seed=number, mm_per_pixel=0.1)
+    assert time.process_time() - begun < 0.2
 
 
 # Streams

@@ -27,9 +27,9 @@ from dermseg import figures
 from dermseg.bundle import Bundle
 from dermseg.engine import Device
 from dermseg.errors import InputError, choose_from, extra
+from dermseg.geometry import Geometry
 from dermseg.imaging import (
     DEFAULT_MAX_MEGAPIXELS,
-    Geometry,
     Orientation,
     Photograph,
     Source,

@@ -1,4 +1,4 @@
-"""Decodes and encodes images: what may come in, how it is turned and scaled, and the way back from a network.
+"""Decodes and encodes images: what may come in, and how it is turned.
 
 Pillow decodes, but is kept away from metadata that no pixel depends on, so that a broken piece of it neither
 fails an image nor warns. Embedded colour profiles are ignored: pixels are taken as sRGB.
@@ -267,26 +267,40 @@ class StoredMask:
         return int(alpha.min()), int(alpha.max())
 
 
-def read_stored_mask(path: str | os.PathLike[str]) -> StoredMask:
+def read_stored_mask(
+    source: str | os.PathLike[str] | bytes, *, max_megapixels: float = DEFAULT_MAX_MEGAPIXELS
+) -> StoredMask:
     """Reads a mask's file without reducing what it holds.
+
+    Args:
+        source: The file's path, or its bytes.
+        max_megapixels: The most pixels, in millions, that may be decoded.
 
     Raises:
         DermsegError: As `open_image` and `Photograph.pixels`, of the same class; the sentence says that it is a mask
             and gives the whole path, since the image may have the same name.
     """
     try:
-        return StoredMask(*open_image(path)._samples())
+        return StoredMask(*open_image(source, max_megapixels=max_megapixels)._samples())
     except (ImageError, InputError) as error:
-        shown = _shown(path)
-        reason = str(error).removeprefix(f"{shown} ").removeprefix(f"{_shown(Path(path).name)} ")
-        raise type(error)(f"the mask {shown} {reason}") from error
+        names = ["<bytes>"] if isinstance(source, bytes) else [_shown(source), _shown(Path(source).name)]
+        reason = str(error)
+        for name in names:
+            reason = reason.removeprefix(f"{name} ")
+        raise type(error)(f"{_mask_named(source)} {reason}") from error
 
 
-def read_true_mask(path: str | os.PathLike[str]) -> npt.NDArray[np.bool_]:
+def read_true_mask(
+    source: str | os.PathLike[str] | bytes, *, max_megapixels: float = DEFAULT_MAX_MEGAPIXELS
+) -> npt.NDArray[np.bool_]:
     """Reads a mask to score others against as `read_mask` does, but none that is empty by its encoding alone.
 
     Labels 0 and 1, 16 bits with values up to 255, or black paint on a transparent ground hold a lesion of which the
     challenge's threshold would leave nothing. A mask of nothing but 0 is empty.
+
+    Args:
+        source: The file's path, or its bytes.
+        max_megapixels: The most pixels, in millions, that may be decoded.
 
     Returns:
         (H, W), True on foreground.
@@ -295,7 +309,7 @@ def read_true_mask(path: str | os.PathLike[str]) -> npt.NDArray[np.bool_]:
         DataError: It holds something, but nothing above `MASK_THRESHOLD`.
         DermsegError: As `read_stored_mask`.
     """
-    stored = read_stored_mask(path)
+    stored = read_stored_mask(source, max_megapixels=max_megapixels)
     grey = stored.values
     mask = grey > MASK_THRESHOLD
     if mask.any():
@@ -312,99 +326,17 @@ def read_true_mask(path: str | os.PathLike[str]) -> npt.NDArray[np.bool_]:
         held = f"holds {bits}{kind} from {shown.min()} to {shown.max()}, none above {limit}"
     else:
         return mask
-    # The check mends two values, of those that it sees.
-    mended = " (dermseg data check --fix does it)" if len(np.unique(grey)) == 2 else ""
+    # The check mends two values, of the files that it sees.
+    is_mended = len(np.unique(grey)) == 2 and not isinstance(source, bytes)
+    mended = " (dermseg data check --fix does it)" if is_mended else ""
     raise DataError(
-        f"the mask {_shown(path)} {held}, so that nothing would count as foreground; save it as 8-bit grey, 0 and 255"
+        f"{_mask_named(source)} {held}, so that nothing would count as foreground; save it as 8-bit grey, 0 and 255"
         f"{mended}"
     )
 
 
-@dataclass(frozen=True)
-class Geometry:
-    """How an image lies in a square canvas: scaled as a whole and centred; all lengths in pixels.
-
-    Attributes:
-        height: Of the image.
-        width: Of the image.
-        canvas: Side of the canvas.
-        top: First row of the content in the canvas.
-        left: First column of the content in the canvas.
-        content_height: Of the image in the canvas, at least 1.
-        content_width: Of the image in the canvas, at least 1.
-    """
-
-    height: int
-    width: int
-    canvas: int
-    top: int
-    left: int
-    content_height: int
-    content_width: int
-
-    @classmethod
-    def fit(cls, height: int, width: int, canvas: int) -> Geometry:
-        """Fits an image of (height, width) into a canvas; its longer side takes the whole of it.
-
-        Raises:
-            InputError: A length is below 1.
-        """
-        if min(height, width, canvas) < 1:
-            raise InputError(f"{width} x {height} pixels do not fit a canvas of {canvas}: each must be above 0")
-        longer = max(height, width)
-        content_height, content_width = (max(1, round(side * canvas / longer)) for side in (height, width))
-        top, left = (canvas - content_height) // 2, (canvas - content_width) // 2
-        return cls(height, width, canvas, top, left, content_height, content_width)
-
-    def apply(self, pixels: Pixels, fill: int | tuple[int, int, int] = 128) -> Pixels:
-        """Puts an image into the canvas.
-
-        Args:
-            pixels: (H, W) or (H, W, 3), at full size or as decoded at a reduced one.
-            fill: The value around the content.
-
-        Returns:
-            (canvas, canvas) or (canvas, canvas, 3).
-
-        Raises:
-            InputError: `pixels` is not this image at some scale.
-        """
-        rows, columns = pixels.shape[:2]
-        skew = abs(rows * self.width - columns * self.height)
-        if pixels.dtype != np.uint8 or skew > max(self.height, self.width):
-            raise InputError(
-                f"pixels of {pixels.dtype} and shape {pixels.shape} are not a scaled uint8 image of "
-                f"{self.height} x {self.width}; pass the image this geometry was made for"
-            )
-        # A reduced JPEG has ceil(side / scale) pixels: its last ones may reach beyond the image's edge.
-        scales = (s for s in (1, 2, 4, 8) if (rows, columns) == (-(-self.height // s), -(-self.width // s)))
-        scale = next(scales, None)
-        height, width = (self.height / scale, self.width / scale) if scale else (rows, columns)
-        fy, fx = self.content_height / height, self.content_width / width
-        interpolation = cv2.INTER_AREA if max(fy, fx) <= 1 else cv2.INTER_LINEAR
-        content = cv2.resize(pixels, None, fx=fx, fy=fy, interpolation=interpolation)
-        canvas = np.empty((self.canvas, self.canvas, *pixels.shape[2:]), np.uint8)
-        canvas[:] = fill
-        canvas[self.content] = content[: self.content_height, : self.content_width]
-        return canvas
-
-    def invert(self, field: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Brings a field over the canvas back to the image: (canvas, canvas) -> (height, width), bilinear.
-
-        Raises:
-            InputError: `field` is not of the canvas's shape.
-        """
-        if field.shape != (self.canvas, self.canvas):
-            raise InputError(f"field has shape {field.shape} where {(self.canvas, self.canvas)} is expected")
-        content = np.ascontiguousarray(field[self.content], dtype=np.float32)
-        image = cv2.resize(content, (self.width, self.height), interpolation=cv2.INTER_LINEAR)
-        return cast(npt.NDArray[np.float32], image)
-
-    @property
-    def content(self) -> tuple[slice, slice]:
-        """Rows and columns of the canvas that hold the image."""
-        bottom, right = self.top + self.content_height, self.left + self.content_width
-        return slice(self.top, bottom), slice(self.left, right)
+def _mask_named(source: str | os.PathLike[str] | bytes) -> str:
+    return "the mask" if isinstance(source, bytes) else f"the mask {_shown(source)}"
 
 
 def encode_mask(mask: npt.NDArray[np.bool_], bits: Literal[1, 8] = 8) -> bytes:

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from dermseg.appearance import hair_mask, vignette_mask
 from dermseg.errors import InputError, choose_from
-from dermseg.imaging import Geometry, Photograph
+from dermseg.geometry import Geometry
+from dermseg.imaging import Photograph
 
 Pixels = NDArray[np.uint8]
 Step = Callable[[Pixels], Pixels]

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from dermseg import boundary, ranking
 from dermseg.errors import InputError
-from dermseg.imaging import Geometry
+from dermseg.geometry import Geometry
 from dermseg.metrics import TASK1_METRICS, Confusion, Interval, bootstrap, score, soft_counts
 
 ProtocolName = Literal["official", "pooled", "soft", "boundary", "ranking"]

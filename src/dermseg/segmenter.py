@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Generator, Iterable, Sequence
+from copy import copy
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast, get_args
 
@@ -18,9 +19,9 @@ from dermseg._version import __version__
 from dermseg.bundle import Bundle
 from dermseg.engine import Device, EngineName, open_engine
 from dermseg.errors import DermsegError, InputError
+from dermseg.geometry import Geometry
 from dermseg.imaging import (
     DEFAULT_MAX_MEGAPIXELS,
-    Geometry,
     Orientation,
     Photograph,
     Source,
@@ -247,6 +248,18 @@ class Prepared(NamedTuple):
     image_CHW: NDArray[np.float32]  # noqa: N815
 
 
+class Outcome(NamedTuple):
+    """What the network made of an image.
+
+    Attributes:
+        samples: Its predictions, (N, K, S, S); one, unless the segmenter makes several.
+        embedding: As ``Prediction.embedding``.
+    """
+
+    samples: Samples
+    embedding: NDArray[np.float32] | None
+
+
 class Segmenter:
     """Segments images with one bundle, which is loaded once. May be used from several threads.
 
@@ -296,32 +309,50 @@ class Segmenter:
     ) -> None:
         if orientation not in get_args(Orientation):
             raise InputError(f"there is no orientation {orientation!r}; choose from: upright, stored")
-        if threshold is not None and not 0 < threshold < 1:
-            raise InputError(f"the threshold is {threshold}; expected a probability between 0 and 1")
         if not max_megapixels > 0:
             raise InputError(f"max_megapixels is {max_megapixels}; expected a number above 0")
-        if mc_dropout != 0 and not 2 <= mc_dropout <= MOST_SAMPLES:
-            raise InputError(f"mc_dropout is {mc_dropout}; expected 0 for none, or 2 to {MOST_SAMPLES} samples")
-        if seed < 0:
-            raise InputError(f"the seed is {seed}; expected 0 or more")
-        check_scale(mm_per_pixel)
+        _check(threshold, mc_dropout, seed, mm_per_pixel)
         self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.load(bundle)
         manifest = self.bundle.manifest
-        self.thresholds = tuple(threshold or manifest.thresholds[name] for name in manifest.classes)
         self._mean = np.array(manifest.normalisation.mean, np.float32)[:, None, None] * 255
         self._std = np.array(manifest.normalisation.std, np.float32)[:, None, None] * 255
         self._orientation: Orientation = orientation
         self._max_megapixels = max_megapixels
-        self._mm_per_pixel = mm_per_pixel
-        self._engine = open_engine(self.bundle, engine, device, threads)
+        self._engine = network = open_engine(self.bundle, engine, device, threads)
         self._temperature = manifest.calibration.of(manifest.classes)
+        shape = (3, manifest.input_size, manifest.input_size)
+        # Once for all that is varied from this one; what fails is not kept, and is tried again.
+        self._try_dropout = cache(lambda: network.sample(np.zeros(shape, np.float32), 1, 0).shape)
+        self._set(threshold, tta, mc_dropout, seed, mm_per_pixel)
+
+    def varied(
+        self,
+        *,
+        threshold: float | None = None,
+        tta: bool = False,
+        mc_dropout: int = 0,
+        seed: int = 0,
+        mm_per_pixel: float | None = None,
+    ) -> Segmenter:
+        """Give a segmenter with other options, which shares the network that is loaded already.
+
+        Args and errors are the class's own; an option that is left out has its default there, not this one's value.
+        """
+        _check(threshold, mc_dropout, seed, mm_per_pixel)
+        other = copy(self)
+        other._set(threshold, tta, mc_dropout, seed, mm_per_pixel)
+        return other
+
+    def _set(self, threshold: float | None, tta: bool, mc_dropout: int, seed: int, mm_per_pixel: float | None) -> None:
+        manifest = self.bundle.manifest
+        self.thresholds = tuple(threshold or manifest.thresholds[name] for name in manifest.classes)
+        self._mm_per_pixel = mm_per_pixel
         ways = ["tta"] * tta + [f"mc dropout {mc_dropout}"] * bool(mc_dropout)
         self.name = f"{manifest.name} ({', '.join(ways)})" if ways else manifest.name
         predict = plain(self._engine, self._temperature)
         if mc_dropout:
             predict = dropout(self._engine.sample, self._temperature, mc_dropout, seed)
-            # A network that cannot is refused here, not with each image.
-            self._engine.sample(np.zeros((3, manifest.input_size, manifest.input_size), np.float32), 1, seed)
+            self._try_dropout()  # a network that cannot is refused here, not with each image
         if tta:
             padding = (manifest.normalisation.padding - self._mean) / self._std
             predict = augmented(predict, padding.ravel().tolist())
@@ -345,33 +376,42 @@ class Segmenter:
 
     def sample(self, prepared: Prepared) -> tuple[Prediction, Samples]:
         """Segment an image likewise, and give the samples whose mean the probabilities are too, (N, K, S, S)."""
-        manifest = self.bundle.manifest
-        photograph, pixels, geometry, image_CHW = prepared
+        (outcome,) = self.run([prepared])
+        return self.conclude(prepared, outcome), outcome.samples
+
+    def run(self, images: Sequence[Prepared]) -> list[Outcome]:
+        """Run the network on images that ``prepare`` gave, one at least: on all at once, unless each has several views.
+
+        But for the rounding of float32 an image's outcome depends on no other image.
+        """
         if self._predict:
-            samples, embedding = self._predict(image_CHW[None])[0], None
-        else:
-            logits, embedding = self._embedded(image_CHW)
-            samples = sigmoid(logits / self._temperature)
-        prediction = Prediction(
-            photograph=photograph,
-            pixels=pixels,
+            return [Outcome(self._predict(image.image_CHW[None])[0], None) for image in images]
+        return self._run(images)
+
+    def _run(self, images: Sequence[Prepared]) -> list[Outcome]:
+        logits_BKSS, embeddings = self._engine.embedding(np.stack([image.image_CHW for image in images]))
+        samples = [sigmoid(logits_KSS / self._temperature)[None] for logits_KSS in logits_BKSS]
+        # Copied, for a view would keep the other images' too.
+        each = [None] * len(images) if embeddings is None else [embedding.copy() for embedding in embeddings]
+        return list(map(Outcome, samples, each))
+
+    def conclude(self, prepared: Prepared, outcome: Outcome) -> Prediction:
+        """Make an image's prediction of what ``run`` gave for it."""
+        manifest, samples = self.bundle.manifest, outcome.samples
+        return Prediction(
+            photograph=prepared.photograph,
+            pixels=prepared.pixels,
             classes=manifest.classes,
             probabilities=mean(samples) if len(samples) > 1 else samples[0],
-            geometry=geometry,
+            geometry=prepared.geometry,
             thresholds=self.thresholds,
             bundle=manifest.name,
             uncertainty=Uncertainty.of(samples) if len(samples) > 1 else None,
-            embedding=embedding,
+            embedding=outcome.embedding,
             mm_per_pixel=self._mm_per_pixel,
             quality_model=manifest.quality,
-            embed=(lambda: self._embedded(image_CHW)[1]) if self._predict else None,
+            embed=(lambda: self._run([prepared])[0].embedding) if self._predict else None,
         )
-        return prediction, samples
-
-    def _embedded(self, image_CHW: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
-        """Logits (1, K, S, S) and embedding (D,) of an image."""
-        logits, embedding = self._engine.embedding(image_CHW[None])
-        return logits, None if embedding is None else embedding[0]
 
     def prepare(self, source: Source) -> Prepared:
         """Bring an image to what the network takes; raises as ``__call__`` does."""
@@ -401,6 +441,18 @@ class Segmenter:
             For each source, in order, its prediction, or the error that it or ``finish`` met.
         """
         yield from stream(self, sources, finish, workers)
+
+
+def _check(threshold: float | None, mc_dropout: int, seed: int, mm_per_pixel: float | None) -> None:
+    if threshold is not None and not 0 < threshold < 1:
+        raise InputError(f"the threshold is {threshold}; expected a probability between 0 and 1")
+    if mc_dropout != 0 and not 2 <= mc_dropout <= MOST_SAMPLES:
+        raise InputError(f"mc_dropout is {mc_dropout}; expected 0 for none, or 2 to {MOST_SAMPLES} samples")
+    if seed < 0:
+        raise InputError(f"the seed is {seed}; expected 0 or more")
+    if mc_dropout and seed >= 2**64:
+        raise InputError(f"the seed is {seed}; expected a number from 0 to 2**64 - 1")
+    check_scale(mm_per_pixel)
 
 
 def stream(

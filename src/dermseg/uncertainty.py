@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dermseg.errors import DermsegError, InputError
-from dermseg.imaging import Geometry, Source
+from dermseg.geometry import Geometry
+from dermseg.imaging import Source
 
 if TYPE_CHECKING:
     from dermseg.segmenter import Prediction, Segmenter

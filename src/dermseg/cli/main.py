@@ -8,6 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 from dermseg._version import __version__
+from dermseg.cli.app import app as web_app
 from dermseg.cli.bundles import bundles
 from dermseg.cli.calibrate import calibrate
 from dermseg.cli.compare import compare
@@ -18,12 +19,16 @@ from dermseg.cli.explain import explain
 from dermseg.cli.predict import inference, predict
 from dermseg.cli.recipes import recipes
 from dermseg.cli.segment import segment
+from dermseg.cli.serve import serve
 from dermseg.cli.submission import submission
 from dermseg.cli.train import train
 from dermseg.cli.visualize import visualize
 from dermseg.errors import DermsegError
 
-COMMANDS = (segment, train, evaluate, compare, calibrate, submission, visualize, explain, example, predict, inference)
+COMMANDS = (
+    *(segment, train, evaluate, compare, calibrate, submission, visualize, explain, serve, web_app),
+    *(example, predict, inference),
+)
 GROUPS = (data, recipes, bundles)
 
 

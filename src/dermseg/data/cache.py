@@ -18,7 +18,8 @@ from filelock import FileLock
 
 from dermseg.data.catalog import Sample
 from dermseg.errors import BrokenImageError, DataError, InputError, UnsupportedImageError
-from dermseg.imaging import Geometry, open_image, read_mask
+from dermseg.geometry import Geometry
+from dermseg.imaging import open_image, read_mask
 from dermseg.parallel import in_order
 from dermseg.processing import VERSION, check_steps, decode, prepare
 

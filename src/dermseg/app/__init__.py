@@ -1,0 +1,3 @@
+"""The web app: images in, outlines out, with how sure they are; in Streamlit."""
+
+from dermseg.app.launch import run as run

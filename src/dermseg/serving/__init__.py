@@ -1,0 +1,1 @@
+"""The HTTP service: bundles behind FastAPI, without torch."""

@@ -1,0 +1,340 @@
+"""The service's addresses; what is behind them lies in ``inference`` and ``answers``."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.security import HTTPBearer
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp
+
+from dermseg._version import __version__
+from dermseg.errors import DermsegError
+from dermseg.parallel import cores
+from dermseg.segmenter import Prediction
+from dermseg.serving import answers, compatibility
+from dermseg.serving.config import ServiceConfig
+from dermseg.serving.inference import MOST_SAMPLES, Answer, Inference, Options
+from dermseg.serving.limits import DOCS_ASSETS, guard, page_policy
+from dermseg.serving.monitoring import AccessLog, Metrics
+from dermseg.serving.problems import MEDIA_TYPE, ProblemError, install, problem_of
+from dermseg.serving.uploads import Upload, form_schema, read_form
+
+DESCRIPTION = """Outlines skin lesions in dermoscopy images. **Research software, not a medical device.**
+
+Images are held in memory while they are worked on, and nowhere else. Every error is a problem document (RFC 9457)."""
+
+UNCERTAINTY_SAMPLES = 10
+"""Of Monte Carlo dropout, where uncertainty is asked for and nothing is said of how."""
+
+BATCH_TYPES = {"json": "application/x-ndjson", "zip": "application/zip"}
+
+Value = TypeVar("Value")
+
+
+class Choice(BaseModel):
+    """What a request chooses in its address."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    bundle: Annotated[str | None, Field(description="A name that `/bundles` lists; its first if left out.")] = None
+    threshold: Annotated[
+        float | None, Field(gt=0, lt=1, description="Probability above which a pixel is in the mask; the bundle's own.")
+    ] = None
+    tta: Annotated[
+        bool, Field(description="Predict ten views of the image and take the mean: better, and ten times slower.")
+    ] = False
+    mc_samples: Annotated[
+        int, Field(ge=0, le=MOST_SAMPLES, description="Predictions by Monte Carlo dropout, from 2; 0 for none.")
+    ] = 0
+    attribute: Annotated[str | None, Field(description="A class of the bundle; its first if left out.")] = None
+    mm_per_pixel: Annotated[
+        float | None, Field(gt=0, description="Length of a pixel's side, to measure in millimetres.")
+    ] = None
+
+    def options(self) -> Options:
+        """What is asked of the inference."""
+        return Options(**self.model_dump(exclude={"output"}))
+
+
+class SegmentChoice(Choice):
+    """Of ``/segment``."""
+
+    output: Annotated[answers.Output, Field(description="What is answered.")] = "mask"
+
+    def options(self) -> Options:
+        """What is asked of the inference."""
+        options = super().options()
+        if self.output == "uncertainty" and not (self.tta or self.mc_samples):  # a single prediction has none
+            return replace(options, mc_samples=UNCERTAINTY_SAMPLES)
+        return options
+
+
+class BatchChoice(Choice):
+    """Of ``/segment/batch``."""
+
+    output: Annotated[
+        Literal["json", "zip"], Field(description="json: a line of JSON for each file as it is done; zip: masks.")
+    ] = "json"
+
+
+PICTURE: dict[int | str, dict[str, Any]] = {
+    200: {
+        "content": {kind: {} for kind in ("image/png", "application/json", "application/zip")},
+        "description": "As `output` asks.",
+    }
+}
+
+PROBLEMS: dict[int | str, dict[str, Any]] = {
+    status: {"description": description, "content": {MEDIA_TYPE: {"schema": {"type": "object"}}}}
+    for status, description in {
+        408: "The body took too long to arrive.",
+        413: "The body, or the image, is too large.",
+        415: "No form, or no image.",
+        422: "A parameter that does not exist or does not fit, or a broken image.",
+        501: "It needs a part of dermseg that is not installed.",
+        503: "The service has no room at this moment; the header Retry-After says when to try again.",
+        504: "It was not done in time.",
+    }.items()
+}
+"""Answers of every address that takes images; documents as RFC 9457 has them."""
+
+# The token itself is asked for by ``limits``, before any body is read; this one only describes it.
+TOKEN = HTTPBearer(auto_error=False)
+
+router = APIRouter()
+
+
+def _inference(request: Request) -> Inference:
+    found: Inference = request.app.state.inference
+    return found
+
+
+def _config(request: Request) -> ServiceConfig:
+    found: ServiceConfig = request.app.state.config
+    return found
+
+
+Serving = Annotated[Inference, Depends(_inference)]
+Config = Annotated[ServiceConfig, Depends(_config)]
+
+
+def create_app(config: ServiceConfig, metrics_folder: Path | None = None) -> ASGIApp:
+    """Load the bundles, try them, and make the service.
+
+    Args:
+        config: What is served, and its limits.
+        metrics_folder: Where several processes put their metrics together; None for one process.
+
+    Raises:
+        BundleError: If a bundle cannot be used.
+    """
+    metrics = Metrics(config.bundles, metrics_folder)
+    inference = Inference(config, on_batch=metrics.batch, on_stage=metrics.stage)
+    metrics.watch(waiting=lambda: inference.waiting, working=lambda: inference.working)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        await inference.close()
+
+    app = FastAPI(
+        title="dermseg",
+        version=__version__,
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        responses=PROBLEMS,
+        dependencies=[Depends(TOKEN)] if config.token else [],
+    )
+    app.state.inference, app.state.config, app.state.metrics = inference, config, metrics
+    app.include_router(router)
+    app.include_router(compatibility.router)
+    app.mount(DOCS_ASSETS, StaticFiles(packages=[("fastapi_swagger", "resources")]))
+    install(app)
+    return AccessLog(guard(app, config), metrics)
+
+
+@router.get("/docs", include_in_schema=False)
+async def docs(request: Request) -> Response:
+    """Every address, described and to be tried; loads nothing from elsewhere."""
+    root = request.scope.get("root_path", "")
+    assets = root + DOCS_ASSETS
+    page = get_swagger_ui_html(
+        openapi_url=f"{root}/openapi.json",
+        title="dermseg",
+        swagger_js_url=f"{assets}/swagger-ui-bundle.js",
+        swagger_css_url=f"{assets}/swagger-ui.css",
+        swagger_favicon_url=f"{assets}/favicon-32x32.png",
+    )
+    page.headers["Content-Security-Policy"] = page_policy(bytes(page.body))
+    return page
+
+
+@router.get("/", tags=["status"])
+async def status(inference: Serving) -> dict[str, str]:
+    """Say that the service is up, and with which model."""
+    return {"status": "healthy", "model": next(iter(inference.bundles)), "version": __version__}
+
+
+@router.get("/health/live", tags=["status"])
+async def live() -> dict[str, str]:
+    """Answer as long as the process does."""
+    return {"status": "alive"}
+
+
+@router.get("/health/ready", tags=["status"])
+async def ready(inference: Serving) -> dict[str, str]:
+    """Answer 200 while images are taken, 503 when the service is stopping."""
+    inference.check_open()
+    return {"status": "ready"}
+
+
+@router.get("/metrics", tags=["status"], response_class=Response)
+async def metrics(request: Request) -> Response:
+    """Metrics for Prometheus."""
+    body, media_type = request.app.state.metrics.render()
+    return Response(body, media_type=media_type)
+
+
+@router.get("/bundles", tags=["models"])
+async def bundles(inference: Serving) -> list[dict[str, Any]]:
+    """List the models: classes, licence, scores, and the card in Markdown."""
+    return [
+        answers.bundle_summary(bundle, default=place == 0) for place, bundle in enumerate(inference.bundles.values())
+    ]
+
+
+@router.post(
+    "/segment",
+    tags=["images"],
+    response_class=Response,
+    responses=PICTURE,
+    openapi_extra=form_schema({"file": "The photograph: JPEG, PNG, BMP, TIFF or WebP."}),
+)
+async def segment(request: Request, choice: Annotated[SegmentChoice, Query()], inference: Serving) -> Response:
+    """Find the lesion, or one of a bundle's other classes, in a photograph."""
+    output, options = choice.output, choice.options()
+    inference.check(options)  # before a body is read
+    upload = await _file(request, "file")
+    answer: Answer[bytes]
+    if output == "explanation":
+        answer = await inference.explain(upload.content, options, answers.encode_explanation)
+    else:
+        answer = await inference.segment(
+            upload.content, options, partial(answers.encode, output=output, attribute=choice.attribute)
+        )
+    _note(request, answer)
+    return Response(answer.value, media_type=answers.media_type(output), headers=answers.headers(answer))
+
+
+@router.post(
+    "/evaluate",
+    tags=["images"],
+    openapi_extra=form_schema({"file": "The photograph.", "mask": "Its true mask, of the same size."}),
+)
+async def evaluate(
+    request: Request, choice: Annotated[Choice, Query()], inference: Serving, config: Config
+) -> JSONResponse:
+    """Score the mask that is found against a true one, by the official metrics of ISIC Task 1."""
+    options = choice.options()
+    inference.check(options)
+    form = await read_form(request, files={"file": 1, "mask": 1})
+    (file,), (mask,) = form["file"], form["mask"]
+    finish = partial(
+        answers.evaluate, mask=mask.content, attribute=choice.attribute, max_megapixels=config.max_megapixels
+    )
+    answer = await inference.segment(file.content, options, finish)
+    _note(request, answer)
+    return JSONResponse(answer.value, headers=answers.headers(answer))
+
+
+@router.post(
+    "/segment/batch",
+    tags=["images"],
+    response_class=StreamingResponse,
+    responses={200: {"content": {kind: {} for kind in BATCH_TYPES.values()}, "description": "As `output` asks."}},
+    openapi_extra=form_schema({"files": "Photographs."}, many=["files"]),
+)
+async def segment_batch(
+    request: Request, choice: Annotated[BatchChoice, Query()], inference: Serving, config: Config
+) -> StreamingResponse:
+    """Segment many photographs. One that cannot be used gets a problem of its own; the others are done."""
+    options = choice.options()
+    inference.check(options)
+    uploads = (await read_form(request, files={"files": config.max_files}))["files"]
+    body = _lines(inference, uploads, options) if choice.output == "json" else _archive(inference, uploads, options)
+    return StreamingResponse(body, media_type=BATCH_TYPES[choice.output])
+
+
+async def _file(request: Request, field: str) -> Upload:
+    return (await read_form(request, files={field: 1}))[field][0]
+
+
+def _note(request: Request, answer: Answer[Any]) -> None:
+    """Tell the log of an answer."""
+    stages = {stage: round(seconds, 4) for stage, seconds in answer.seconds._asdict().items()}
+    request.scope["state"]["log"] = {"model": answer.bundle, "verdict": answer.verdict, "stages": stages}
+
+
+async def _lines(inference: Inference, uploads: Sequence[Upload], options: Options) -> AsyncGenerator[bytes]:
+    """NDJSON: a line for each file, in order."""
+    async for _, name, outcome in _each(inference, uploads, options, answers.result):
+        told = outcome.document(None) if isinstance(outcome, ProblemError) else outcome
+        kind = "problem" if isinstance(outcome, ProblemError) else "result"
+        yield answers.to_json({"file": name, kind: told})
+
+
+async def _archive(inference: Inference, uploads: Sequence[Upload], options: Options) -> AsyncGenerator[bytes]:
+    """A ZIP of masks and what else is told of each file."""
+    archive, results = answers.Archive(), []
+    finish = partial(answers.files, attribute=options.attribute)
+    async for index, name, outcome in _each(inference, uploads, options, finish):
+        if isinstance(outcome, ProblemError):
+            results.append({"file": name, "problem": outcome.document(None)})
+            continue
+        stem = answers.entry_stem(index, name)
+        results.append({"file": name, "result": f"{stem}_result.json"})
+        for kind, content in outcome.items():
+            yield archive.add(f"{stem}_{kind}", content)
+    yield archive.add("results.json", answers.to_json(results))
+    yield archive.close()
+
+
+async def _each(
+    inference: Inference, uploads: Sequence[Upload], options: Options, finish: Callable[[Prediction], Value]
+) -> AsyncGenerator[tuple[int, str, Value | ProblemError]]:
+    """The number and name of each file, and what ``finish`` gives or the problem it met; some are in work at a time."""
+
+    async def work(upload: Upload) -> Value | ProblemError:
+        try:
+            return (await inference.segment(upload.content, options, finish, patient=True)).value
+        except (DermsegError, ProblemError, TimeoutError) as error:
+            return problem_of(error)
+
+    window: deque[asyncio.Task[Value | ProblemError]] = deque()
+    try:
+        for index, upload in enumerate(uploads):
+            window.append(asyncio.create_task(work(upload)))
+            if len(window) > 2 * cores():
+                done = index + 1 - len(window)
+                yield done, uploads[done].name or "", await window.popleft()
+        while window:
+            done = len(uploads) - len(window)
+            yield done, uploads[done].name or "", await window.popleft()
+    finally:  # the client went away
+        for task in window:
+            task.cancel()

@@ -1,0 +1,381 @@
+"""What every request passes on its way in: an id, the token, limits of size and time, headers on its answer.
+
+Each part is an ASGI application around another, which looks at messages as they pass and keeps none of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import logging
+import re
+import uuid
+from base64 import b64encode
+from collections.abc import Collection, Mapping
+
+from starlette.datastructures import MutableHeaders
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from dermseg.serving.config import ServiceConfig
+from dermseg.serving.problems import BusyError, ProblemError, problem_response, request_id
+
+DOCS_ASSETS = "/docs/assets"
+OPEN_PATHS = frozenset(
+    {"/", "/health", "/health/live", "/health/ready", "/docs", "/openapi.json"}
+    | {f"{DOCS_ASSETS}/{name}" for name in ("swagger-ui-bundle.js", "swagger-ui.css", "favicon-32x32.png")}
+)
+"""What probes ask for, and the description of the service, which takes the token itself; these need none."""
+
+EXPOSED_HEADERS = (
+    "Content-Disposition",
+    "Retry-After",
+    "Server-Timing",
+    "WWW-Authenticate",
+    "X-Model",
+    "X-Quality",
+    "X-Request-ID",
+    "X-Version",
+)
+"""Of an answer, for scripts of other origins."""
+
+_MIB = 2**20
+_LINGER_SECONDS = 1.0
+_LINGER_BYTES = 64 * _MIB
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+_SECURITY_HEADERS = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+}
+
+_log = logging.getLogger(__name__)
+
+
+def guard(app: ASGIApp, config: ServiceConfig, budget: ByteBudget | None = None) -> ASGIApp:
+    """Put every limit of ``config`` around an application.
+
+    It goes around the whole of a FastAPI application rather than among its middleware, so that the answer to an
+    unexpected error has an id and the headers, too.
+
+    Args:
+        app: An ASGI application.
+        config: Its limits.
+        budget: Of the bytes of all bodies; one of ``config.max_pending`` if None.
+    """
+    app = BodyLimit(
+        app,
+        limit=round(config.max_upload * _MIB),
+        limits={"/segment/batch": round(config.max_batch_upload * _MIB)},
+        budget=budget or ByteBudget(round(config.max_pending * _MIB)),
+        timeout=config.upload_timeout,
+    )
+    if config.token is not None:
+        app = BearerToken(app, config.token.get_secret_value())
+    if config.origins:  # outside of the token: a browser asks for permission without it, and may read a refusal
+        app = CORSMiddleware(
+            app,
+            allow_origins=config.origins,
+            allow_methods=("GET", "POST"),
+            allow_headers=("Authorization", "X-Request-ID"),
+            expose_headers=EXPOSED_HEADERS,
+        )
+    return RequestId(LingeringClose(SecurityHeaders(app)))
+
+
+class RequestId:
+    """Gives each request an id, in ``scope["state"]["request_id"]`` and on its answer: the client's own, if it is fit.
+
+    An error that was answered is logged under that id, and ends here.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        given = _header(scope, b"x-request-id")
+        name = given.decode() if given and _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        scope.setdefault("state", {})["request_id"] = name
+        answered = False
+
+        async def named(message: Message) -> None:
+            nonlocal answered
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)["X-Request-ID"] = name
+            elif message["type"] == "http.response.body":
+                answered = not message.get("more_body", False)
+            await send(message)
+
+        try:
+            await self._app(scope, receive, named)
+        except Exception:
+            if not answered:
+                raise
+            _log.exception("request %s failed", name)
+
+
+class LingeringClose:
+    """Closes the connection after an answer that came before the end of its request.
+
+    Without it a server reads what a refused client still sends, however much that is. The client gets its answer at
+    once, and a moment to notice: a connection that is closed on unread data is reset, and the answer may be lost.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on."""
+        if scope["type"] != "http" or not _has_body(scope):
+            await self._app(scope, receive, send)
+            return
+        arriving = True
+        early = False
+        answered = False
+
+        async def watched() -> Message:
+            nonlocal arriving
+            message = await receive()
+            arriving = message.get("more_body", False)
+            return message
+
+        async def held_open(message: Message) -> None:
+            nonlocal early, answered
+            if message["type"] == "http.response.start" and arriving:
+                early = True
+                MutableHeaders(scope=message)["Connection"] = "close"
+            elif early and message["type"] == "http.response.body" and not message.get("more_body", False):
+                answered = True
+                message = {**message, "more_body": True}
+            await send(message)
+
+        try:
+            await self._app(scope, watched, held_open)
+        finally:
+            if answered:
+                await _drain(receive)
+                await send({"type": "http.response.body"})
+
+
+class SecurityHeaders:
+    """Tells browsers to keep no answer and to run nothing in it; an answer that sets a header itself keeps its own."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on."""
+
+        async def secured(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in _SECURITY_HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        await self._app(scope, receive, secured)
+
+
+class BearerToken:
+    """Lets nobody in without the token (RFC 6750), but for probes.
+
+    Args:
+        app: An ASGI application.
+        token: Compared in constant time.
+        open_paths: Paths that need none.
+    """
+
+    def __init__(self, app: ASGIApp, token: str, open_paths: Collection[str] = OPEN_PATHS) -> None:
+        self._app = app
+        self._token = token.encode()
+        self._open_paths = open_paths
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or refuse it."""
+        if scope["type"] != "http" or _path(scope) in self._open_paths:
+            await self._app(scope, receive, send)
+            return
+        given = [value for name, value in scope["headers"] if name == b"authorization"]
+        if len(given) == 1 and self._is_token(given[0]):
+            await self._app(scope, receive, send)
+            return
+        what, challenge = (
+            ("the request's token is not the service's", 'Bearer realm="dermseg", error="invalid_token"')
+            if given
+            else ("the request has no token", 'Bearer realm="dermseg"')
+        )
+        problem = ProblemError(
+            401, f"{what}; send the header 'Authorization: Bearer TOKEN' once", headers={"WWW-Authenticate": challenge}
+        )
+        await problem_response(problem, request_id(scope))(scope, receive, send)
+
+    def _is_token(self, authorization: bytes) -> bool:
+        scheme, _, token = authorization.partition(b" ")
+        return scheme.lower() == b"bearer" and hmac.compare_digest(token.strip(b" "), self._token)
+
+
+class ByteBudget:
+    """How many bytes of bodies may be held at a time, by all requests to one process.
+
+    Attributes:
+        held: Bytes taken and not given back.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.held = 0
+        self._limit = limit
+
+    def has(self, size: int) -> bool:
+        """Whether ``size`` bytes are left."""
+        return self.held + size <= self._limit
+
+    def take(self, size: int) -> None:
+        """Count ``size`` bytes as held."""
+        self.held += size
+
+    def give_back(self, size: int) -> None:
+        """Count them no longer."""
+        self.held -= size
+
+
+class BodyLimit:
+    """Refuses bodies that are too large (413), too slow (408) or too many at a time (503).
+
+    A body is counted as it arrives, and against the budget until its request is answered. A ``Content-Length`` that
+    cannot be met is refused at once, but reserves nothing: a client that promises much and sends nothing takes
+    nothing from others.
+
+    Args:
+        app: An ASGI application.
+        limit: Bytes of a body.
+        limits: Other limits, by path.
+        budget: Bytes of all bodies.
+        timeout: Seconds for a whole body to arrive.
+    """
+
+    def __init__(
+        self, app: ASGIApp, *, limit: int, limits: Mapping[str, int], budget: ByteBudget, timeout: float
+    ) -> None:
+        self._app = app
+        self._limit = limit
+        self._limits = limits
+        self._budget = budget
+        self._timeout = timeout
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or refuse it."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        limit = self._limits.get(_path(scope), self._limit)
+        until = asyncio.get_running_loop().time() + self._timeout
+        promised = _header(scope, b"content-length") or b""
+        refusal = self._refuse(int(promised), 0, limit) if promised.isdigit() else None
+        taken = 0
+        arriving = True
+        started = False
+
+        async def counted() -> Message:
+            nonlocal refusal, taken, arriving
+            if refusal is not None:
+                raise refusal
+            if not arriving:
+                return await receive()
+            try:
+                async with asyncio.timeout_at(until):
+                    message = await receive()
+            except TimeoutError:
+                refusal = ProblemError(
+                    408,
+                    f"the body did not arrive within {self._timeout:g} s; send it again over a faster connection, "
+                    "or send a smaller image",
+                )
+                raise refusal from None
+            arriving = message.get("more_body", False)
+            size = len(message.get("body", b""))
+            refusal = self._refuse(size, taken, limit)
+            if refusal is not None:
+                raise refusal
+            self._budget.take(size)
+            taken += size
+            return message
+
+        async def unless_refused(message: Message) -> None:
+            nonlocal started
+            if refusal is None or started:  # whatever the application makes of a refusal, the client gets ours
+                started = True
+                await send(message)
+
+        try:
+            if refusal is None:
+                await self._app(scope, counted, unless_refused)
+        except Exception:
+            if refusal is None or started:
+                raise
+        finally:
+            self._budget.give_back(taken)
+        if refusal is not None and not started:
+            await problem_response(refusal, request_id(scope))(scope, receive, send)
+
+    def _refuse(self, size: int, taken: int, limit: int) -> ProblemError | None:
+        """Why ``size`` more bytes of a body cannot be had."""
+        if taken + size > limit:
+            return ProblemError(
+                413, f"the body has more than the {limit / _MIB:g} MiB that this path takes; send less at a time"
+            )
+        if not self._budget.has(size):
+            return BusyError("the service holds as many uploads as it may at this moment; try again in a few seconds")
+        return None
+
+
+def page_policy(page: bytes) -> str:
+    """The content security policy of an HTML page: scripts and styles of the service, and the page's own, by hash.
+
+    Args:
+        page: Such as FastAPI's page of the documentation, with its assets at the service itself.
+    """
+    hashes = "".join(
+        f" 'sha256-{b64encode(hashlib.sha256(script).digest()).decode()}'"
+        for script in re.findall(rb"<script>(.*?)</script>", page, re.DOTALL)
+    )
+    return (
+        f"default-src 'none'; script-src 'self'{hashes}; style-src 'self' 'unsafe-inline'; "
+        "img-src 'self' data: blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+
+
+async def _drain(receive: Receive) -> None:
+    """Read, and throw away, what a client still sends, until it stops or for as long as is fair."""
+    size = 0
+    try:
+        async with asyncio.timeout(_LINGER_SECONDS):
+            while size < _LINGER_BYTES:
+                message = await receive()
+                size += len(message.get("body", b""))
+                if not message.get("more_body", False):
+                    return
+    except TimeoutError:
+        return
+
+
+def _header(scope: Scope, name: bytes) -> bytes | None:
+    value: bytes | None = next((value for key, value in scope["headers"] if key == name), None)
+    return value
+
+
+def _has_body(scope: Scope) -> bool:
+    return _header(scope, b"transfer-encoding") is not None or (_header(scope, b"content-length") or b"0") != b"0"
+
+
+def _path(scope: Scope) -> str:
+    """The path that the router sees: without the prefix a proxy took off."""
+    path: str = scope["path"]
+    root: str = scope.get("root_path", "")
+    return path[len(root) :] if root and path.startswith(f"{root}/") else path

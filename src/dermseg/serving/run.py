@@ -1,0 +1,95 @@
+"""Starts and stops the service: one process or several, on uvicorn."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import uvicorn
+from uvicorn.supervisors import Multiprocess
+
+from dermseg.bundle import Bundle
+from dermseg.errors import InputError
+from dermseg.serving.api import create_app
+from dermseg.serving.config import ServiceConfig
+from dermseg.serving.monitoring import logging_config
+
+BACKLOG = 1024  # connections that wait to be accepted; beyond it the kernel refuses
+KEEP_ALIVE = 30  # seconds that an idle connection is kept
+
+
+def run(
+    config: ServiceConfig,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    workers: int = 1,
+    log_level: str = "info",
+    announce: Callable[[str], object] = print,
+) -> None:
+    """Serve until SIGTERM or Ctrl-C, then finish what was accepted and return.
+
+    Args:
+        config: What is served, and its limits.
+        host: The address to listen on.
+        port: Its port; 0 takes a free one.
+        workers: Processes; each loads the bundles, and has limits of its own.
+        log_level: ``debug``, ``info``, ``warning`` or ``error``.
+        announce: Takes the line that says where the service is, once it listens.
+
+    Raises:
+        InputError: If the address cannot be listened on.
+        BundleError: If a bundle cannot be used.
+    """
+    with _listen(host, port) as listener, tempfile.TemporaryDirectory(prefix="dermseg-metrics-") as shared:
+        several = workers > 1
+        server = uvicorn.Config(
+            partial(create_app, config, Path(shared) if several else None),
+            factory=True,
+            workers=workers,
+            lifespan="on",
+            ws="none",
+            access_log=False,
+            server_header=False,
+            backlog=BACKLOG,
+            timeout_keep_alive=KEEP_ALIVE,
+            # A little longer than the service's own, which says more of what it gives up.
+            timeout_graceful_shutdown=round(config.drain) + 5,
+            log_config=logging_config(log_level),
+            log_level=log_level,
+        )
+        # What cannot be used is said here, before any process is started.
+        if several:
+            for bundle in config.bundles:
+                Bundle.load(bundle).verify()
+        else:
+            server.load()
+        announce(f"dermseg serves {', '.join(config.bundles)} at {_address(host, listener)} (try /docs)")
+        # uvicorn raises the signal again when it is done, for which there is nothing left to do.
+        signal.signal(signal.SIGTERM, lambda *_: None)
+        try:
+            if several:
+                Multiprocess(server, sockets=[listener]).run()
+            else:
+                uvicorn.Server(server).run(sockets=[listener])
+        except KeyboardInterrupt:
+            pass
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        raise InputError(
+            f"{host} port {port} cannot be listened on: {error.strerror or error}; try another --port"
+        ) from error
+
+
+def _address(host: str, listener: socket.socket) -> str:
+    shown = f"[{host}]" if ":" in host else host
+    return f"http://{shown}:{listener.getsockname()[1]}"
