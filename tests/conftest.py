@@ -15,7 +15,9 @@ from onnx import helper
 
 from dermseg import bundle
 from dermseg.bundle import ONNX, WEIGHTS, Architecture, Bundle, Manifest, Normalisation, TrainingData
+from dermseg.errors import InputError
 from dermseg.imaging import encode_image
+from dermseg.report.pdf import find_browser
 from dermseg.synthetic import SyntheticImage, draw
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -51,6 +53,17 @@ def data_folder() -> Path:
     if not (folder := os.environ.get("DERMSEG_DATA")):
         pytest.skip("DERMSEG_DATA is not set: the folder of the data sets")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """The path of Chromium or Chrome; a test that needs it is skipped without, or fails if it is known to be there."""
+    try:
+        return find_browser()
+    except InputError as error:
+        if os.environ.get("DERMSEG_REQUIRE_BROWSER"):
+            pytest.fail(f"DERMSEG_REQUIRE_BROWSER is set, but {error}")
+        pytest.skip("there is no Chromium or Chrome on the PATH")
 
 
 @pytest.fixture(scope="session")

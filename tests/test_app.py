@@ -432,6 +432,11 @@ def test_what_cannot_be_used_is_refused_before_the_server_starts() -> None:
         app.run(port=1, bundles=["nothing"])
     with pytest.raises(InputError, match="the service's address"):
         app.run(port=1, api="nowhere")
+    with (
+        socket.create_server(("127.0.0.1", 0)) as taken,
+        pytest.raises(InputError, match=r"cannot be listened on \(Address already in use"),
+    ):
+        app.run(port=taken.getsockname()[1])
 
 
 def _luminance(colour: str) -> float:

@@ -18,16 +18,13 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
-from playwright.sync_api import Browser, BrowserContext, FilePayload, Locator, Page, expect
+from playwright.sync_api import Browser, BrowserContext, FilePayload, Locator, Page, expect, sync_playwright
 
 from dermseg import Prediction, Segmenter
 from dermseg.bundle import Bundle
 from dermseg.imaging import encode_image, encode_mask
 from dermseg.metrics import Confusion
 from dermseg.synthetic import SyntheticImage, draw
-from tests.browser import browser, chromium
-
-__all__ = ["browser", "chromium"]
 
 # The app, with a mark in a file for each run of a network.
 COUNTING = """
@@ -46,6 +43,14 @@ app.run(port=int(port), bundles=bundles)
 
 WAIT = 30_000
 """Milliseconds for an answer of the page, on a slow machine."""
+
+
+@pytest.fixture(scope="module")
+def browser(chromium: str) -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield started
+        started.close()
 
 
 @dataclass(frozen=True)

@@ -543,15 +543,7 @@ def test_cells_of_scores_are_readable() -> None:
     ]
 
 
-@pytest.fixture(scope="module")
-def browser() -> str:
-    try:
-        return pdf.find_browser()
-    except InputError:
-        pytest.skip("there is no Chromium or Chrome on the PATH")
-
-
-def visit(browser: str, page: Path, folder: Path, script: str = "") -> tuple[str, str]:
+def visit(chromium: str, page: Path, folder: Path, script: str = "") -> tuple[str, str]:
     """The page as a browser has it after running a script, which the page's policy would refuse; and its console."""
     html = page.read_text(encoding="utf-8")
     if script:
@@ -561,7 +553,7 @@ def visit(browser: str, page: Path, folder: Path, script: str = "") -> tuple[str
     visited.write_text(html, encoding="utf-8")
     done = subprocess.run(
         [
-            *(browser, "--headless", "--disable-gpu", "--no-first-run", f"--user-data-dir={folder / 'profile'}"),
+            *(chromium, "--headless", "--disable-gpu", "--no-first-run", f"--user-data-dir={folder / 'profile'}"),
             *(["--no-sandbox"] if os.geteuid() == 0 else []),
             *("--enable-logging=stderr", "--window-size=390,800", "--dump-dom", visited.as_uri()),
         ],
@@ -573,14 +565,14 @@ def visit(browser: str, page: Path, folder: Path, script: str = "") -> tuple[str
     return done.stdout, "\n".join(line for line in done.stderr.splitlines() if "CONSOLE" in line)
 
 
-def test_a_browser_opens_it_without_complaint(browser: str, written: Path, tmp_path: Path) -> None:
-    dom, console = visit(browser, written, tmp_path)
+def test_a_browser_opens_it_without_complaint(chromium: str, written: Path, tmp_path: Path) -> None:
+    dom, console = visit(chromium, written, tmp_path)
     assert console == ""
     assert f"{IMAGES} of {IMAGES}" in dom  # its script ran
 
 
 def test_tables_sort_and_filter_in_a_browser(
-    browser: str, written: Path, result: EvaluationResult, tmp_path: Path
+    chromium: str, written: Path, result: EvaluationResult, tmp_path: Path
 ) -> None:
     script = """
     const box = document.querySelector("#images-1"), heads = [...box.querySelectorAll("th")];
@@ -595,7 +587,7 @@ def test_tables_sort_and_filter_in_a_browser(
     found.pictures = heads[0].querySelectorAll("button").length;
     document.title = "FOUND" + JSON.stringify(found);
     """
-    dom, console = visit(browser, written, tmp_path, script)
+    dom, console = visit(chromium, written, tmp_path, script)
     assert console == ""
     title = re.search(r"<title>FOUND(.*?)</title>", dom)
     assert title is not None
@@ -608,7 +600,7 @@ def test_tables_sort_and_filter_in_a_browser(
     assert found["pictures"] == 0
 
 
-def test_nothing_reaches_beyond_a_phone(browser: str, written: Path, tmp_path: Path) -> None:
+def test_nothing_reaches_beyond_a_phone(chromium: str, written: Path, tmp_path: Path) -> None:
     inside = written.read_text(encoding="utf-8").replace("&", "&amp;").replace('"', "&quot;")
     outside = tmp_path / "phone.html"
     outside.write_text(
@@ -618,14 +610,14 @@ def test_nothing_reaches_beyond_a_phone(browser: str, written: Path, tmp_path: P
         "</script></body>",
         encoding="utf-8",
     )
-    dom, _ = visit(browser, outside, tmp_path)
+    dom, _ = visit(chromium, outside, tmp_path)
     widths = re.search(r"<title>FOUND(\d+) (\d+)</title>", dom)
     assert widths is not None
     assert 350 < int(widths[1]) <= 390
     assert int(widths[2]) <= int(widths[1])
 
 
-def test_it_prints_as_pdf(browser: str, written: Path, tmp_path: Path) -> None:
+def test_it_prints_as_pdf(chromium: str, written: Path, tmp_path: Path) -> None:
     page = Path(shutil.copy(written, tmp_path / "report.html"))
     printed = pdf.write_pdf(page)
     content = printed.read_bytes()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from dermseg.cli.main import GROUPS
+from dermseg.imaging import open_image, read_mask
+from tests.service import serving
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 COMMANDS = [
@@ -19,6 +23,7 @@ COMMANDS = [
     for line in block.splitlines()
     if line.startswith("dermseg ")
 ]
+REQUESTS = [shlex.split(line) for line in README.splitlines() if line.startswith("curl ")]
 PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 DERMSEG = Path(sys.executable).with_name("dermseg")
 
@@ -43,6 +48,23 @@ def test_python_runs_as_printed(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     assert "missing.png does not exist" in result.stdout
     assert (tmp_path / "results" / "lesion_mask.png").is_file()
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_requests_are_answered_as_printed(tmp_path: Path) -> None:
+    assert len(REQUESTS) == 5
+    assert run(DERMSEG, "example", "lesion.png", cwd=tmp_path).returncode == 0
+    with serving() as service:
+        for request in REQUESTS:
+            here = [word.replace("localhost:8000", service.url) for word in request]
+            result = run(*here, "--fail", "--noproxy", "*", cwd=tmp_path)
+            assert result.returncode == 0, result.stderr
+    assert read_mask(tmp_path / "mask.png").shape == open_image(tmp_path / "overlay.png").size == (768, 1024)
+    assert json.loads((tmp_path / "result.json").read_text())["measurements"]["area_mm2"] > 0
+    # The mask was the service's own.
+    assert json.loads((tmp_path / "scores.json").read_text())["scores"]["jaccard"] == 1
+    lines = [json.loads(line) for line in (tmp_path / "lines.ndjson").read_text().splitlines()]
+    assert ["result" in lines[0], "problem" in lines[1]] == [True, True]
 
 
 def words(command: list[str]) -> tuple[str, ...]:

@@ -47,7 +47,7 @@ class Answer:
     body: bytes = b""
 
 
-class HalfAnswer(AssertionError):
+class HalfAnswerError(AssertionError):
     """An answer shorter than it says."""
 
 
@@ -68,27 +68,31 @@ def dark(dark_bundle: Bundle) -> Sequence[str]:
 
 
 async def send(address: Address, content: bytes) -> Answer:
-    """Send a request over a connection of its own, and read to the end."""
-    received = b""
-    with suppress(OSError):  # refused, or reset
+    """Send a request over a connection of its own, and read its answer."""
+    try:
         reader, writer = await asyncio.open_connection(*address)
-        with closing(writer):
-            with suppress(OSError):  # a refusal may come before all is sent
-                writer.write(content)
-                await writer.drain()
-            while piece := await reader.read(2**16):
-                received += piece
-    return parse(received)
-
-
-def parse(received: bytes) -> Answer:
-    if not received:
+    except OSError:  # nobody listens
         return Answer(0, Message())
-    head, _, body = received.partition(b"\r\n\r\n")
+    with closing(writer):
+        with suppress(OSError):  # a refusal may come before all is sent
+            writer.write(content)
+            await writer.drain()
+        return await receive(reader)
+
+
+async def receive(reader: asyncio.StreamReader) -> Answer:
+    try:
+        head = await reader.readuntil(b"\r\n\r\n")
+    except (asyncio.IncompleteReadError, OSError) as error:
+        if getattr(error, "partial", b""):
+            raise HalfAnswerError from error
+        return Answer(0, Message())
     status, _, fields = head.partition(b"\r\n")
-    headers = parse_headers(BytesIO(fields + b"\r\n\r\n"))
-    if len(body) != int(headers["content-length"] or -1):
-        raise HalfAnswer(received[:1000])
+    headers = parse_headers(BytesIO(fields))
+    try:
+        body = await reader.readexactly(int(headers["content-length"]))
+    except (asyncio.IncompleteReadError, OSError) as error:
+        raise HalfAnswerError from error
     return Answer(int(status.split()[1]), headers, body)
 
 
@@ -122,18 +126,19 @@ def test_slow_clients_hinder_nobody(dark: Sequence[str], masks: Masks) -> None:
     content, mask = next(iter(masks.items()))
 
     async def drip(address: Address) -> Answer:
-        """Send all but the end at once, and that byte by byte."""
+        """Send the headers at once, and the body byte by byte."""
         whole = request(content)
+        start = whole.index(b"\r\n\r\n") + 4
         reader, writer = await asyncio.open_connection(*address)
         with closing(writer):
-            answer = asyncio.create_task(reader.read())
-            writer.write(whole[:-1000])
-            for place in range(len(whole) - 1000, len(whole)):
+            answer = asyncio.create_task(receive(reader))
+            writer.write(whole[:start])
+            for place in range(start, len(whole)):
                 writer.write(whole[place : place + 1])
-                await asyncio.wait([answer], timeout=0.05)
+                await asyncio.wait([answer], timeout=0.1)
                 if answer.done():
                     break
-            return parse(await answer)
+            return await answer
 
     async def latency(address: Address) -> float:
         taken = []
@@ -161,7 +166,7 @@ def test_slow_clients_hinder_nobody(dark: Sequence[str], masks: Masks) -> None:
 def test_clients_that_leave_cost_nothing(dark: Sequence[str], masks: Masks) -> None:
     """In the middle of an upload, before the answer, and in the middle of it."""
     whole = request(next(iter(masks)))
-    large = request(encode_image(draw(size=(1500, 2000)).pixels, "JPEG"), "/segment?output=zip")
+    large = request(encode_image(draw(size=(768, 1024)).pixels, "JPEG"), "/segment?output=zip")
 
     def leave(address: Address, content: bytes, wait: float, *, read: int = 0, rudely: bool) -> None:
         with socket.create_connection(address, timeout=60) as client:
@@ -207,9 +212,10 @@ def test_each_of_many_clients_gets_its_own_answer(dark: Sequence[str], masks: Ma
 
 def test_what_is_too_much_is_refused(dark: Sequence[str], masks: Masks) -> None:
     with serving(*dark, "--queue", "4") as service:
-        statuses = asyncio.run(ask_until_answered(service.address, masks))
+        some = dict(list(masks.items())[:50])
+        statuses = asyncio.run(ask_until_answered(service.address, some))
         assert set(statuses) == {200, 503}
-        assert statuses[200] == CLIENTS
+        assert statuses[200] == len(some)
         assert service.metric("dermseg_refusals_total", reason="busy") == statuses[503]
         check_health(service, masks)
 
@@ -272,7 +278,7 @@ def traffic(address: Address, masks: Masks, clients: int = 32) -> Iterator[Traff
             name, (content, mask) = f"r{next(names)}", next(turns)
             try:
                 answer = await send(address, request(content, name=name))
-            except HalfAnswer:
+            except HalfAnswerError:
                 found.statuses[name] = None
                 continue
             found.statuses[name] = answer.status
@@ -358,13 +364,14 @@ def soak(service: Service, count: int, warm_up: int) -> tuple[list[int], int, in
         Bytes of memory after the warm-up and after each tenth of `count`, and the files that are open before and after.
     """
     small = encode_image(draw(1, (192, 256)).pixels)
-    photos = [encode_image(draw(seed, (767, 1022)).pixels, "JPEG", quality=90) for seed in range(4)]
+    photos = [encode_image(draw(seed, (767, 1022)).pixels, "JPEG", quality=90) for seed in range(2)]
     bad = [make() for make, outcome in HOSTILE.values() if isinstance(outcome, Fails)]
     outputs = ("mask", "json", "overlay", "zip")
     right = [request(content, f"/segment?output={output}") for content in (small, *photos) for output in outputs]
     wrong = itertools.cycle(request(content) for content in bad)
     tasks = (
-        (next(wrong), (413, 415, 422)) if turn % 5 == 0 else (right[turn % 20], (200,)) for turn in itertools.count()
+        (next(wrong), (413, 415, 422)) if turn % 5 == 0 else (right[turn % len(right)], (200,))
+        for turn in itertools.count()
     )
 
     async def client(turns: Iterator[int]) -> None:
@@ -391,7 +398,7 @@ def soak(service: Service, count: int, warm_up: int) -> tuple[list[int], int, in
 
 def test_it_does_not_grow(dark: Sequence[str]) -> None:
     with serving(*dark) as service:
-        memory, before, after = soak(service, 200, warm_up=100)
+        memory, before, after = soak(service, 200, warm_up=60)
     assert memory[-1] < 1.25 * memory[0], memory
     assert after <= before + 2
 

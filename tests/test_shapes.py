@@ -139,10 +139,10 @@ def test_other_arrays_are_refused(make: Callable[[Any], object], mask: Any) -> N
 
 @pytest.mark.parametrize("make", [polygon, rle])
 def test_a_mask_of_twelve_megapixels_takes_no_time(make: Callable[[Any], object]) -> None:
-    mask = draw(3, (3000, 4000)).mask
+    mask = cv2.resize(draw(3, (192, 256)).mask.astype(np.float32), (4000, 3000)) > 0.5
     taken = []
     for _ in range(5):
         begun = time.process_time()
         make(mask)
         taken.append(time.process_time() - begun)
-    assert min(taken) < 0.5  # 0.02 s and 0.01 s on a desktop's core
+    assert min(taken) < 0.3

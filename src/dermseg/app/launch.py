@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import socket
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -13,6 +14,7 @@ import typer
 from streamlit.web import cli
 
 from dermseg.app.backend import Backend, Local, Remote
+from dermseg.errors import InputError
 
 ENTRY = Path(__file__).with_name("entry.py")
 
@@ -105,10 +107,11 @@ def run(
 
     Raises:
         BundleError: If a bundle cannot be used.
-        InputError: If two bundles have the same name, or the address of the service is none.
+        InputError: If two bundles have the same name, the service's address is none, or the port cannot be had.
     """
     settings = Settings(tuple(bundles), api, token)
     settings.backend()  # refused here, not with the first visit
+    _check_free(address, port)
     options = {
         **OPTIONS,
         "server.port": port,
@@ -123,3 +126,14 @@ def run(
     )
     if status:
         sys.exit(status)
+
+
+def _check_free(address: str, port: int) -> None:
+    """Refuse an address that cannot be listened on, for which Streamlit has no sentence."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        socket.create_server((address, port), family=family).close()
+    except OSError as error:
+        raise InputError(
+            f"{address} port {port} cannot be listened on ({error.strerror}); give another --port or --host"
+        ) from error
