@@ -23,7 +23,7 @@ import onnx
 from numpy.typing import NDArray
 
 from dermseg import bundle
-from dermseg.bundle import ONNX, WEIGHTS, Bundle
+from dermseg.bundle import DROPOUT, ONNX, WEIGHTS, Bundle
 from dermseg.imaging import encode_image
 
 START_SECONDS = 90  # with several of them on a slow machine
@@ -188,13 +188,41 @@ def disc(radius: float, size: tuple[int, int] = (100, 128)) -> tuple[bytes, NDAr
 
 
 def two_classes(dark: Bundle, folder: Path) -> Bundle:
-    """A bundle like `dark`, which also finds what is bright."""
-    model = onnx.load_from_string((dark.path / ONNX).read_bytes())
-    (weight,) = model.graph.initializer
-    weights = onnx.numpy_helper.to_array(weight)
-    weight.CopyFrom(onnx.numpy_helper.from_array(np.concatenate([weights, -weights]), weight.name))
-    model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 2
+    """A bundle like `dark` that also finds what is bright, and that has dropout, of the image's colours."""
+    side = dark.manifest.input_size
+    weight = np.full((1, 3, 1, 1), -8 / 3, np.float32)
+    weights = [onnx.numpy_helper.from_array(np.concatenate([weight, -weight]), "weight")]
+    image, features, logits, masks = (
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ("batch", channels, *size))
+        for name, channels, *size in (
+            ("image", 3, side, side),
+            ("features", 3, side, side),
+            ("logits", 2, side, side),
+            ("masks", 3, 1, 1),
+        )
+    )
+    node = onnx.helper.make_node
+    identity, convolution = node("Identity", ["image"], ["features"]), node("Conv", ["kept", "weight"], ["logits"])
+    whole = onnx.helper.make_graph(
+        [identity, node("Identity", ["image"], ["kept"]), convolution], "two", [image], [logits, features], weights
+    )
+    part = onnx.helper.make_graph(
+        [node("Mul", ["features", "masks"], ["kept"]), convolution], "part", [features, masks], [logits], weights
+    )
+    networks = [
+        onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=10)
+        for graph in (whole, part)
+    ]
+    onnx.helper.set_model_props(networks[1], {"dropout": "0.1"})
+    files = dict(zip((ONNX, DROPOUT), (network.SerializeToString() for network in networks), strict=True))
     manifest = dark.manifest.model_copy(
         update={"name": "two", "classes": ("lesion", "bright"), "thresholds": {"lesion": 0.5, "bright": 0.5}}
     )
-    return bundle.write(folder / "two", manifest, {ONNX: model.SerializeToString(), WEIGHTS: b"unused"})
+    return bundle.write(folder / "two", manifest, {**files, WEIGHTS: b"unused"})
+
+
+def without(folder: Path, *packages: str) -> dict[str, str]:
+    """The environment of a process that finds some packages not installed."""
+    for name in packages:
+        (folder / f"{name}.py").write_text(f"raise ModuleNotFoundError('no {name} here', name='{name}')\n")
+    return {"PYTHONPATH": str(folder)}

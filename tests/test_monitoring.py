@@ -16,11 +16,11 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from fastapi import FastAPI, Request
@@ -33,6 +33,7 @@ from dermseg.serving.monitoring import AccessLog, JsonFormatter, Metrics, loggin
 ROOT = Path(__file__).parents[1]
 SECRET = "s3cret-t0ken"
 NAME = "mrs-smith.jpg"
+Value = TypeVar("Value")
 
 
 def samples(text: str) -> dict[str, dict[tuple[str, ...], float]]:
@@ -74,6 +75,7 @@ def service(directory: Path) -> AccessLog:
         request.scope["state"]["log"] = {"model": "lesion", "verdict": "review", "stages": {"decode": 0.25}}
         metrics.stage("decode", 0.25)
         metrics.batch(2)
+        metrics.verdict("review")
         logging.getLogger("dermseg.test").info("of %d bytes", len(body))
         return "done"
 
@@ -133,13 +135,16 @@ class Running:
 
     def line(self, **fields: object) -> dict[str, Any]:
         """Wait for a line that has these fields."""
+        return self.wait(lambda: next((line for line in self.lines() if fields.items() <= line.items()), None))
+
+    def wait(self, happened: Callable[[], Value | None]) -> Value:
+        """Wait for what is logged and counted once a request is answered."""
         end = time.monotonic() + 20
         while time.monotonic() < end:
-            for line in self.lines():
-                if fields.items() <= line.items():
-                    return line
+            if found := happened():
+                return found
             time.sleep(0.05)
-        raise AssertionError(f"no line has {fields}:\n{self.log.read_text()}")
+        raise AssertionError(f"it did not happen:\n{self.log.read_text()}")
 
 
 @pytest.fixture(scope="module")
@@ -155,11 +160,12 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         assert one.stdout is not None
         try:
             service = Running(int(one.stdout.readline()), log, one)
-            processes = set()
+            processes: list[str] = []
             end = time.monotonic() + 60
-            while len(processes) < 2 and time.monotonic() < end:
-                processes.add(service.ask("GET", "/process")[1])
-            assert len(processes) == 2
+            while len(set(processes)) < 2 and time.monotonic() < end:
+                processes.append(service.ask("GET", "/process")[1])
+            assert len(set(processes)) == 2
+            service.wait(lambda: len(answered(service)) == len(processes))
             yield service
         finally:
             one.send_signal(signal.SIGTERM)
@@ -169,10 +175,12 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 def test_the_metrics_of_one_process_tell_of_both(running: Running) -> None:
     before = metrics_of(running)
     asked = 40
+    done = len(answered(running))
     processes = Counter(running.ask("GET", "/process")[1] for _ in range(asked))
     for number in range(6):
         running.ask("POST", f"/images/{number}", b"x")
     assert len(processes) == 2
+    running.wait(lambda: len(answered(running)) == done + asked + 6)
     after = metrics_of(running)
 
     def grown(name: str, *labels: str) -> float:
@@ -188,6 +196,10 @@ def test_the_metrics_of_one_process_tell_of_both(running: Running) -> None:
     assert after["dermseg_images_in_work"][()] == 2
     assert after["dermseg_build_info"] == {("lesion", __version__): 1}
     assert 2 * 20e6 < after["process_resident_memory_bytes"][()] < 2 * 2e9
+
+
+def answered(running: Running) -> list[dict[str, Any]]:
+    return [line for line in running.lines() if line.get("route") in ("/process", "/images/{number}")]
 
 
 def metrics_of(running: Running) -> dict[str, dict[tuple[str, ...], float]]:
@@ -231,6 +243,7 @@ def test_an_error_is_logged_with_its_cause(running: Running) -> None:
 def test_a_refusal_is_counted(running: Running) -> None:
     before = metrics_of(running)["dermseg_refusals_total"][("busy",)]
     assert running.ask("GET", "/busy")[0] == 503
+    assert running.line(route="/busy", status=503)
     assert metrics_of(running)["dermseg_refusals_total"][("busy",)] == before + 1
 
 

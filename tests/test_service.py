@@ -31,7 +31,7 @@ from dermseg.metrics import Confusion
 from dermseg.segmenter import Prediction
 from dermseg.synthetic import SyntheticImage
 from tests.hostile import HOSTILE, TOO_LARGE, Decodes, orientation_block, saved
-from tests.service import PROBLEM, Service, command, disc, serving, two_classes, until
+from tests.service import PROBLEM, Service, command, disc, serving, two_classes, until, without
 
 TOKEN = "known to few"
 HEADERS = ("X-Model", "X-Version", "X-Quality", "X-Request-ID", "Server-Timing")
@@ -51,11 +51,12 @@ def two(dark_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle
 
 
 @pytest.fixture(scope="module")
-def strict(dark_bundle: Bundle, two: Bundle) -> Iterator[Service]:
-    """Serves two tiny bundles, the second of two classes, within narrow limits."""
+def strict(dark_bundle: Bundle, two: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """Serves two tiny bundles, the second of two classes, within narrow limits; torch is not installed."""
     bundles = ("--bundle", dark_bundle.path, "--bundle", two.path)
     limits = ("--max-upload", "2", "--max-pending", "1", "--max-files", "3", "--max-megapixels", "100")
-    with serving(*bundles, *limits, token=TOKEN) as running:
+    absent = without(tmp_path_factory.mktemp("absent"), *ABSENT)
+    with serving(*bundles, *limits, token=TOKEN, environment=absent) as running:
         yield running
 
 
@@ -368,7 +369,13 @@ REFUSED: dict[str, tuple[str, str, dict[str, Any], int, str]] = {
     "empty file": ("POST", "/segment", {"files": {"file": b""}}, 422, "the file in field 'file' is empty"),
     "no image": ("POST", "/segment", {"files": {"file": b"x" * 99}}, 415, "not a JPEG, PNG, BMP, TIFF or WebP"),
     "broken image": ("POST", "/segment", {"files": {"file": disc(9)[0][:99]}}, 422, "truncated, corrupt or of a rare"),
-    "unknown parameter": ("POST", "/segment?size=3", {}, 422, "there is no parameter 'size'; /docs lists those there are"),
+    "unknown parameter": (
+        "POST",
+        "/segment?size=3",
+        {},
+        422,
+        "there is no parameter 'size'; /docs lists those there are",
+    ),
     "unknown output": ("POST", "/segment?output=gif", {}, 422, "query.output: Input should be 'mask', 'probability'"),
     "unknown bundle": ("POST", "/segment?bundle=drak", {}, 422, "no bundle 'drak' here; did you mean 'dark'?"),
     "another's path": ("POST", "/segment?bundle=/etc/passwd", {}, 422, "no bundle '/etc/passwd' here; did you mean"),
@@ -376,6 +383,7 @@ REFUSED: dict[str, tuple[str, str, dict[str, Any], int, str]] = {
     "threshold": ("POST", "/segment?threshold=1", {}, 422, "query.threshold: Input should be less than 1"),
     "not a number": ("POST", "/segment?threshold=nan", {}, 422, "query.threshold: Input should be a finite number"),
     "one sample": ("POST", "/segment?mc_samples=1", {}, 422, "mc_samples is 1; expected 0 for none, or 2 to 50"),
+    "no torch to sample": ("POST", "/segment?mc_samples=2", {"files": {"file": disc(9)[0]}}, 501, "the extra 'train'"),
     "many samples": ("POST", "/segment?mc_samples=51", {}, 422, "less than or equal to 50"),
     "scale": ("POST", "/segment?mm_per_pixel=0", {}, 422, "query.mm_per_pixel: Input should be greater than 0"),
     "no mask": ("POST", "/evaluate", {"files": {"file": disc(9)[0]}}, 422, "the form has no field 'mask'"),
@@ -445,9 +453,7 @@ def test_several_processes_are_one_service(dark_bundle: Bundle) -> None:
 
 
 def test_it_serves_without_the_heavy_packages(tmp_path: Path, photo: bytes) -> None:
-    for name in ABSENT:
-        (tmp_path / f"{name}.py").write_text(f"raise ModuleNotFoundError('no {name} here', name='{name}')\n")
-    with serving(environment={"PYTHONPATH": str(tmp_path)}) as service, service.client() as client:
+    with serving(environment=without(tmp_path, *ABSENT)) as service, service.client() as client:
         assert answered(post(client, photo)) == encode_mask(predicted(photo).mask)
         assert "needs the extra 'train'" in problem(post(client, photo, output="explanation"), 501)
         assert answered(post(client, photo, output="zip", mc_samples=2), "application/zip")

@@ -46,7 +46,8 @@ def rasterised(geometry: dict[str, Any], shape: tuple[int, int]) -> Mask:
         for (x, y), (right, below) in pairwise(ring):
             if x == right:
                 crossings[min(y, below) : max(y, below), x] += 1
-    return crossings.cumsum(axis=1)[:, :-1] % 2 == 1
+    inside: Mask = crossings.cumsum(axis=1)[:, :-1] % 2 == 1
+    return inside
 
 
 @given(masks)

@@ -23,7 +23,7 @@ from dermseg._version import __version__
 from dermseg.errors import DermsegError
 from dermseg.parallel import cores
 from dermseg.segmenter import Prediction
-from dermseg.serving import answers, compatibility
+from dermseg.serving import answers
 from dermseg.serving.config import ServiceConfig
 from dermseg.serving.inference import MOST_SAMPLES, Answer, Inference, Options
 from dermseg.serving.limits import DOCS_ASSETS, guard, page_policy
@@ -37,7 +37,7 @@ Images are held in memory while they are worked on, and nowhere else. Every erro
 
 UNCERTAINTY_SAMPLES = 10
 """Of Monte Carlo dropout, where uncertainty is asked for and nothing is said of how."""
-
+PHOTOGRAPH = "The photograph: JPEG, PNG, BMP, TIFF or WebP."
 BATCH_TYPES = {"json": "application/x-ndjson", "zip": "application/zip"}
 
 Value = TypeVar("Value")
@@ -141,7 +141,7 @@ def create_app(config: ServiceConfig, metrics_folder: Path | None = None) -> ASG
         BundleError: If a bundle cannot be used.
     """
     metrics = Metrics(config.bundles, metrics_folder)
-    inference = Inference(config, on_batch=metrics.batch, on_stage=metrics.stage)
+    inference = Inference(config, on_batch=metrics.batch, on_stage=metrics.stage, on_verdict=metrics.verdict)
     metrics.watch(waiting=lambda: inference.waiting, working=lambda: inference.working)
 
     @asynccontextmanager
@@ -162,7 +162,6 @@ def create_app(config: ServiceConfig, metrics_folder: Path | None = None) -> ASG
     )
     app.state.inference, app.state.config, app.state.metrics = inference, config, metrics
     app.include_router(router)
-    app.include_router(compatibility.router)
     app.mount(DOCS_ASSETS, StaticFiles(packages=[("fastapi_swagger", "resources")]))
     install(app)
     return AccessLog(guard(app, config), metrics)
@@ -223,28 +222,17 @@ async def bundles(inference: Serving) -> list[dict[str, Any]]:
     tags=["images"],
     response_class=Response,
     responses=PICTURE,
-    openapi_extra=form_schema({"file": "The photograph: JPEG, PNG, BMP, TIFF or WebP."}),
+    openapi_extra=form_schema({"file": PHOTOGRAPH}),
 )
 async def segment(request: Request, choice: Annotated[SegmentChoice, Query()], inference: Serving) -> Response:
     """Find the lesion, or one of a bundle's other classes, in a photograph."""
-    output, options = choice.output, choice.options()
-    inference.check(options)  # before a body is read
-    upload = await _file(request, "file")
-    answer: Answer[bytes]
-    if output == "explanation":
-        answer = await inference.explain(upload.content, options, answers.encode_explanation)
-    else:
-        answer = await inference.segment(
-            upload.content, options, partial(answers.encode, output=output, attribute=choice.attribute)
-        )
-    _note(request, answer)
-    return Response(answer.value, media_type=answers.media_type(output), headers=answers.headers(answer))
+    return await _segment(request, inference, choice.options(), choice.output)
 
 
 @router.post(
     "/evaluate",
     tags=["images"],
-    openapi_extra=form_schema({"file": "The photograph.", "mask": "Its true mask, of the same size."}),
+    openapi_extra=form_schema({"file": PHOTOGRAPH, "mask": "Its true mask, of the same size."}),
 )
 async def evaluate(
     request: Request, choice: Annotated[Choice, Query()], inference: Serving, config: Config
@@ -280,8 +268,46 @@ async def segment_batch(
     return StreamingResponse(body, media_type=BATCH_TYPES[choice.output])
 
 
-async def _file(request: Request, field: str) -> Upload:
-    return (await read_form(request, files={field: 1}))[field][0]
+@router.get("/health", tags=["earlier services"])
+async def health() -> dict[str, str]:
+    """Say that the service is up."""
+    return {"status": "healthy"}
+
+
+@router.post(
+    "/predict", tags=["earlier services"], response_class=Response, openapi_extra=form_schema({"file": PHOTOGRAPH})
+)
+@router.post("/predict/", response_class=Response, include_in_schema=False)
+async def predict(request: Request, inference: Serving) -> Response:
+    """Answer with the mask, as `/segment` does."""
+    return await _segment(request, inference, Options(), "mask")
+
+
+@router.post(
+    "/segmentation",
+    tags=["earlier services"],
+    response_class=Response,
+    openapi_extra=form_schema({"image": PHOTOGRAPH}),
+)
+async def segmentation(request: Request, inference: Serving) -> Response:
+    """Answer with the probability as a grey picture of the photograph's own size."""
+    return await _segment(request, inference, Options(), "probability", field="image")
+
+
+async def _segment(
+    request: Request, inference: Inference, options: Options, output: answers.Output, field: str = "file"
+) -> Response:
+    """Answer with what is found in the photograph of a form."""
+    inference.check(options)  # before a body is read
+    content = (await read_form(request, files={field: 1}))[field][0].content
+    answer: Answer[bytes]
+    if output == "explanation":
+        answer = await inference.explain(content, options, answers.encode_explanation)
+    else:
+        encode = partial(answers.encode, output=output, attribute=options.attribute)
+        answer = await inference.segment(content, options, encode)
+    _note(request, answer)
+    return Response(answer.value, media_type=answers.media_type(output), headers=answers.headers(answer))
 
 
 def _note(request: Request, answer: Answer[Any]) -> None:

@@ -102,6 +102,7 @@ class Inference:
         config: What is served, and within which limits.
         on_batch: Called with the number of images of each batch, in a thread.
         on_stage: Called for each answer with the name of each stage, a field of ``Seconds``, and its seconds.
+        on_verdict: Called for each answer with its verdict.
 
     Attributes:
         bundles: What is served, by name; the first is the default.
@@ -117,8 +118,10 @@ class Inference:
         *,
         on_batch: Callable[[int], object] = lambda _: None,
         on_stage: Callable[[str, float], object] = lambda *_: None,
+        on_verdict: Callable[[Verdict | None], object] = lambda _: None,
     ) -> None:
-        self._config, self._on_batch, self._on_stage = config, on_batch, on_stage
+        self._config = config
+        self._on_batch, self._on_stage, self._on_verdict = on_batch, on_stage, on_verdict
         self._segmenters: dict[str, Segmenter] = {}
         for bundle in config.bundles:
             segmenter = _open(bundle, config.max_megapixels)
@@ -209,10 +212,7 @@ class Inference:
             conclude = partial(_conclude, segmenter, prepared, finish)
             (value, verdict), encode = await place.until(self._submit(self._pool, conclude, outcome))
         queue = time.perf_counter() - begun - decode - network - encode
-        seconds = Seconds(decode, max(0.0, queue), network, encode)
-        for name, spent in seconds._asdict().items():
-            self._on_stage(name, spent)
-        return Answer(value, served.name, verdict, seconds)
+        return self._answer(value, served.name, verdict, Seconds(decode, max(0.0, queue), network, encode))
 
     async def explain(self, content: bytes, options: Options, finish: Callable[[Explanation], Value]) -> Answer[Value]:
         """Explain what the network finds in an image, on torch; arguments and errors as of ``segment``.
@@ -228,7 +228,7 @@ class Inference:
         async with self._place() as place:
             (value, verdict), network = await place.until(self._submit(self._sampling, work, content))
         queue = max(0.0, time.perf_counter() - begun - network)
-        return Answer(value, name, verdict, Seconds(0.0, queue, network, 0.0))
+        return self._answer(value, name, verdict, Seconds(0.0, queue, network, 0.0))
 
     async def close(self) -> None:
         """Take no more images, finish those that were taken within ``drain`` seconds, and end the threads.
@@ -247,6 +247,13 @@ class Inference:
             await asyncio.to_thread(batcher.close, max(0.1, end - loop.time()))
         for pool in (self._pool, self._sampling):
             pool.shutdown(wait=False)
+
+    def _answer(self, value: Value, bundle: str, verdict: Verdict | None, seconds: Seconds) -> Answer[Value]:
+        """Give an answer, and tell of it."""
+        self._on_verdict(verdict)
+        for stage, spent in seconds._asdict().items():
+            self._on_stage(stage, spent)
+        return Answer(value, bundle, verdict, seconds)
 
     def _explain(
         self, bundle: Bundle, attribute: str | None, finish: Callable[[Explanation], Value], content: bytes

@@ -178,7 +178,7 @@ class AccessLog:
     """Writes a line for each request and counts it.
 
     Around everything else, so that requests that are refused are seen too; the id is read when the request is done.
-    What a handler puts into ``scope["state"]["log"]``, a dict, stands in the line, and its ``verdict`` is counted.
+    What a handler puts into ``scope["state"]["log"]``, a dict, stands in the line.
 
     Args:
         app: An ASGI application.
@@ -225,11 +225,8 @@ class AccessLog:
             method = scope["method"] if scope["method"] in METHODS else OTHER
             status = CLIENT_GONE if is_gone else status or 500
             self._metrics.request(route, method, status, seconds)
-            noted = state.get("log", {})
-            if "verdict" in noted:
-                self._metrics.verdict(noted["verdict"])
             fields = {"method": method, "route": route, "status": status, "seconds": round(seconds, 4)}
-            fields |= {"bytes_in": bytes_in, "bytes_out": bytes_out, **noted}
+            fields |= {"bytes_in": bytes_in, "bytes_out": bytes_out, **state.get("log", {})}
             self._logger.info("%s %s %d", method, route, status, extra={"fields": fields})
 
 
