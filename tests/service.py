@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -124,6 +124,7 @@ def serving(
                 stderr=stderr,
                 text=True,
                 env={**os.environ, **secret, **(environment or {})},
+                start_new_session=True,
             )
         try:
             assert process.stdout is not None
@@ -134,8 +135,8 @@ def serving(
             yield service
             service.stop()
         finally:
-            if process.poll() is None:
-                process.kill()
+            with suppress(ProcessLookupError):  # with its workers, of which none is left where it ended well
+                os.killpg(process.pid, signal.SIGKILL)
             process.communicate()
 
 
