@@ -10,8 +10,8 @@ of which asks for a mask as soon as it has the last, of a service with micro-bat
 The clients are threads of one process, whose processor time is measured: what is asked of the service is a share of the
 rate of `dermseg segment`, without its start, on the part of the machine that the clients leave.
 
-Last an open loop: requests are due at random times (Poisson) at 70 % of the best rate, whether or not earlier ones have
-their answers, and latency counts from when a request was due.
+Last open loops, in turn: requests are due at random times (Poisson) at 70 % of the best rate, whether or not earlier
+ones have their answers, and latency counts from when a request was due.
 """
 
 from __future__ import annotations
@@ -170,7 +170,7 @@ def segment(source: Path, output: Path) -> float:
 
 
 def median(runs: Sequence[Run], name: str) -> float:
-    return statistics.median(getattr(run, name) for run in runs)
+    return float(statistics.median(getattr(run, name) for run in runs))
 
 
 def report_throughput(rounds: Sequence[dict[tuple[str, int], Run]], rates: Sequence[float]) -> None:
@@ -196,7 +196,7 @@ def main() -> None:
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 2, 4, 8, 16])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=3, help="of each closed loop")
-    parser.add_argument("--open-seconds", type=float, default=30, help="of the open loop")
+    parser.add_argument("--open-seconds", type=float, default=10, help="of each open loop")
     options = parser.parse_args()
     contents = [encode_image(draw(seed, SIZE).pixels, "JPEG", quality=QUALITY) for seed in range(options.images)]
     with (
@@ -238,12 +238,20 @@ def main() -> None:
         chance, due = random.Random(0), [0.0]
         while due[-1] < options.open_seconds:
             due.append(due[-1] + chance.expovariate(LOAD * best))
-        run = measure(clients, batches, contents, CONNECTIONS, due)
-        p50, p95, p99 = (1000 * run.within(share) for share in (0.5, 0.95, 0.99))
+        opened: dict[str, list[Run]] = {way: [] for way in WAYS}
+        for _ in range(options.rounds):
+            for way, service in services.items():
+                opened[way].append(measure(clients, service, contents, CONNECTIONS, due))
         print(
-            f"open loop, Poisson, {LOAD * best:.1f} images/s ({LOAD:.0%} of {best:.1f}), {len(due)} requests: "
-            f"p50 {p50:.0f} ms, p95 {p95:.0f} ms (at most {1000 * LONGEST:.0f} asked for), p99 {p99:.0f} ms"
+            f"open loop, Poisson, {LOAD * best:.1f} images/s ({LOAD:.0%} of {best:.1f}), {len(due)} requests a round:"
         )
+        for way, runs in opened.items():
+            p50, p95, p99 = (1000 * statistics.median(run.within(share) for run in runs) for share in (0.5, 0.95, 0.99))
+            every = ", ".join(f"{1000 * run.within(0.95):.0f}" for run in runs)
+            print(
+                f"{way}: p50 {p50:.0f} ms, p95 {p95:.0f} ms (by round {every}; "
+                f"at most {1000 * LONGEST:.0f} asked for), p99 {p99:.0f} ms"
+            )
 
 
 if __name__ == "__main__":

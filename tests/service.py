@@ -226,4 +226,4 @@ def without(folder: Path, *packages: str) -> dict[str, str]:
     """The environment of a process that finds some packages not installed."""
     for name in packages:
         (folder / f"{name}.py").write_text(f"raise ModuleNotFoundError('no {name} here', name='{name}')\n")
-    return {"PYTHONPATH": str(folder)}
+    return {"PYTHONPATH": os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])}

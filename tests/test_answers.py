@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import base64
+import gc
 import io
 import json
+import struct
+import sys
 import zipfile
+import zlib
 from dataclasses import replace
 from typing import Any, get_args
 
@@ -135,7 +139,8 @@ def test_json_tells_every_class_in_three_ways(kind: str, request: pytest.Fixture
         area = sum(x[:-1] @ y[1:] - x[1:] @ y[:-1] for x, y in (ring.T for ring in rings)) / 2
         assert area == entry["area_pixels"] == mask.sum()
         assert (coco.decode(entry.pop("rle")).astype(np.bool_) == mask).all()
-    assert told == json.loads(json.dumps(prediction.to_dict()))
+    assert {**told, "image": "<bytes>"} == json.loads(json.dumps(prediction.to_dict()))
+    assert "image" not in told  # the service is given no name of it
 
 
 def test_a_ring_is_told_with_its_hole(structures: Prediction) -> None:
@@ -184,6 +189,32 @@ def test_an_archive_is_written_piece_by_piece() -> None:
         assert [read.read(name) for name in read.namelist()] == [data] * 5
 
 
+def test_an_archive_can_be_read_in_one_pass(structures: Prediction) -> None:
+    """By the headers before the files alone, as of APPNOTE 4.3.7, which a reader of a stream has to go by."""
+    expected = answers.files(structures)
+    stream, found = io.BytesIO(answers.encode(structures, "zip")), {}
+    while (header := stream.read(30)).startswith(b"PK\x03\x04"):
+        flags, method, _, _, checksum, packed, size, name, extra = struct.unpack("<6xHHHHIIIHH", header)
+        assert not flags & 8, "sizes would follow the data"
+        stem = stream.read(name).decode()
+        stream.seek(extra, io.SEEK_CUR)
+        data = stream.read(packed)
+        found[stem] = zlib.decompress(data, -zlib.MAX_WBITS) if method == zipfile.ZIP_DEFLATED else data
+        assert (zlib.crc32(found[stem]), len(found[stem])) == (checksum, size)
+    assert found == expected
+
+
+def test_an_archive_that_nobody_finishes_is_forgotten_in_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", told.append)
+    archive = answers.Archive()
+    archive.add("a.png", b"data")
+    archive.__dict__["itself"] = archive  # so that the garbage collector takes it, in an order of its own
+    del archive
+    gc.collect()
+    assert not told
+
+
 @pytest.mark.parametrize(
     ("name", "stem"),
     [
@@ -212,7 +243,7 @@ def test_a_mask_is_scored(lesion: Prediction) -> None:
     names = {"jaccard", "thresholded_jaccard", "dice", "sensitivity", "specificity", "accuracy", "precision"}
     assert set(told["scores"]) == names
     assert (decoded(base64.b64decode(told["mask"])) == lesion.mask * np.uint8(255)).all()
-    assert told["prediction"] == lesion.to_dict()
+    assert told["prediction"] == {name: value for name, value in lesion.to_dict().items() if name != "image"}
     json.dumps(told, allow_nan=False)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gc
 import http.server
 import io
 import json
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -23,21 +25,27 @@ import httpx
 import numpy as np
 import onnx
 import pytest
+import streamlit
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from numpy.typing import NDArray
 from onnx import helper
 from streamlit.testing.v1 import AppTest
+from typer.testing import CliRunner
 
-from dermseg import Segmenter, app, bundle, figures
-from dermseg.app import view
-from dermseg.app.backend import Finding, Local, Remote, ServiceError
+from dermseg import Segmenter, app, bundle, figures, synthetic
+from dermseg.app import backend, view
+from dermseg.app.backend import Finding, Local, Remote
 from dermseg.app.launch import OPTIONS, Settings
 from dermseg.app.recent import Recent
 from dermseg.app.view import Card
 from dermseg.bundle import ONNX, WEIGHTS, Bundle
-from dermseg.errors import BundleError, ImageError, InputError
+from dermseg.cli.main import app as command
+from dermseg.errors import BundleError, ImageError, InputError, ServiceError
 from dermseg.imaging import encode_image, encode_mask
 from dermseg.metrics import Confusion
+from dermseg.segmenter import Prediction
 from dermseg.synthetic import SyntheticImage, draw
 
 
@@ -87,7 +95,7 @@ def several(dark_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bu
 
 
 def test_what_was_made_is_kept_until_newer_things_take_its_place() -> None:
-    recent = Recent(2)
+    recent = Recent(4)
     made: list[str] = []
 
     def make(name: str) -> Callable[[], str]:
@@ -97,19 +105,27 @@ def test_what_was_made_is_kept_until_newer_things_take_its_place() -> None:
 
         return note
 
-    assert [recent.get(name, make(name)) for name in "abab"] == list("abab")
+    def get(name: str, size: int = 2) -> str:
+        return recent.get(name, make(name), lambda _: size)
+
+    assert [get(name) for name in "abab"] == list("abab")
     assert made == ["a", "b"]
-    recent.get("c", make("c"))  # a goes, which was not asked for the longest
-    recent.get("b", make("b"))
-    recent.get("a", make("a"))
+    get("c")  # a goes, which was not asked for the longest
+    get("b")
+    get("a")
     assert made == ["a", "b", "c", "a"]
+    get("large", 100)  # is kept alone
+    assert get("large") == "large"
+    get("a")
+    get("b")
+    assert made == ["a", "b", "c", "a", "large", "a", "b"]
 
 
 def test_a_failure_is_not_kept() -> None:
     recent = Recent(1)
     with pytest.raises(InputError):
-        recent.get("a", _refuse)
-    assert recent.get("a", lambda: "made") == "made"
+        recent.get("a", _refuse, len)
+    assert recent.get("a", lambda: "made", len) == "made"
 
 
 def _refuse() -> str:
@@ -152,18 +168,18 @@ def test_uncertainty_of_several_predictions(local: Local, content: bytes, way: A
 
 
 def test_the_bundles_own_threshold_changes_nothing(finding: Finding) -> None:
-    np.testing.assert_array_equal(view.adjusted(finding, {}).mask, finding.prediction.mask)
+    np.testing.assert_array_equal(view.adjusted(finding.prediction, {}).mask, finding.prediction.mask)
 
 
 @given(low=st.floats(0.01, 0.98), more=st.floats(0.001, 0.5))
 def test_a_higher_threshold_never_adds_a_pixel(finding: Finding, low: float, more: float) -> None:
     high = min(0.999, low + more)
-    loose, strict = (view.adjusted(finding, {"lesion": value}).mask for value in (low, high))
+    loose, strict = (view.adjusted(finding.prediction, {"lesion": value}).mask for value in (low, high))
     assert not (strict & ~loose).any()
 
 
 def test_a_threshold_answers_as_a_segmenter_of_that_threshold_would(finding: Finding, content: bytes) -> None:
-    adjusted = view.adjusted(finding, {"lesion": 0.9}, mm_per_pixel=0.05)
+    adjusted = view.adjusted(finding.prediction, {"lesion": 0.9}, mm_per_pixel=0.05)
     own = Segmenter(threshold=0.9, mm_per_pixel=0.05)(content).to_dict()
     assert finding.quality is not None
     assert own["classes"][0]["area_pixels"] < int(finding.prediction.mask.sum())
@@ -192,8 +208,7 @@ def test_maps_stand_beside_their_scale(finding: Finding, local: Local, content: 
 
 
 def test_structures_are_outlined_in_colours_of_their_own(several: Bundle, content: bytes) -> None:
-    backend = Local([str(several.path)])
-    prediction = backend.segment(content, "a.png", "several").prediction
+    prediction = Local([str(several.path)]).segment(content, "a.png", "several").prediction
     picture, colours = view.structures(prediction)
     assert colours == {"pigment_network": figures.PALETTE[0], "globules": figures.PALETTE[1]}
     assert all((picture == colour).all(axis=2).any() for colour in colours.values())
@@ -203,15 +218,15 @@ def test_structures_are_outlined_in_colours_of_their_own(several: Bundle, conten
 
 
 def test_measurements_have_units(finding: Finding) -> None:
-    pixels = view.measurements(view.adjusted(finding, {}), "lesion")
-    millimetres = view.measurements(view.adjusted(finding, {}, 0.1), "lesion")
+    pixels = view.measurements(view.adjusted(finding.prediction, {}), "lesion")
+    millimetres = view.measurements(view.adjusted(finding.prediction, {}, 0.1), "lesion")
     assert pixels is not None
     assert millimetres is not None
     rows = {row[0]: row[1] for row in view.measurement_rows(millimetres)}
     assert rows["Area"] == f"{pixels.area / 100:.1f} mm² ({pixels.area:,} px²)"
     assert rows["Largest diameter"].startswith(f"{pixels.maximum_diameter / 10:.2f} mm")
     assert {row[0]: row[1] for row in view.measurement_rows(pixels)}["Area"] == f"{pixels.area:,} px²"
-    assert view.measurements(view.adjusted(finding, {"lesion": 0.99999}), "lesion") is None
+    assert view.measurements(view.adjusted(finding.prediction, {"lesion": 0.99999}), "lesion") is None
 
 
 def test_a_true_mask_is_read_and_scored(finding: Finding, example: SyntheticImage) -> None:
@@ -326,12 +341,12 @@ def test_a_service_gives_what_this_process_would(service: str, several: Bundle, 
     assert remote.bundles() == local.bundles()
     assert service in remote.whereabouts
     for info in local.bundles():
-        there, here = (backend.segment(content, "mole.png", info.name) for backend in (remote, local))
+        there, here = (each.segment(content, "mole.png", info.name) for each in (remote, local))
         assert there.prediction.thresholds == here.prediction.thresholds
         for name in info.classes:
             np.testing.assert_array_equal(there.prediction.mask_of(name), here.prediction.mask_of(name))
             difference = there.prediction.probability(name) - here.prediction.probability(name)
-            assert np.abs(difference).max() < 0.51 / 255
+            assert np.abs(difference).max() < 1.01 / 255  # rounded, and along the outline to the mask's side
         card, own = view.card(there), view.card(here)
         assert card.masks == own.masks
         assert card.result == own.result
@@ -345,11 +360,77 @@ def test_a_service_gives_what_this_process_would(service: str, several: Bundle, 
 
 def test_a_service_tells_the_same_uncertainty(service: str, local: Local, content: bytes) -> None:
     remote = Remote(service, "secret")
-    there, here = (backend.uncertainty(content, "lesion", "lesion", "tta") for backend in (remote, local))
+    there, here = (each.uncertainty(content, "lesion", "lesion", "tta") for each in (remote, local))
     assert there.samples == here.samples
     assert there.summary == here.summary
     apart = there.geometry.invert(there.entropy) - here.geometry.invert(here.entropy)
     assert np.abs(apart).max() < 0.51 / 255
+
+
+def test_what_a_service_told_is_held_in_few_bytes(service: str) -> None:
+    height, width = 1000, 1400
+    content = encode_image(draw(1, (height, width), hairs=0, bubbles=0).pixels)
+    remote = Remote(service, "secret")
+    remote.segment(content, "mole.png", "several")  # imports what it needs
+    tracemalloc.start()
+    try:
+        found = remote.segment(content, "mole.png", "several")
+        gc.collect()
+        held = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert found.nbytes == len(content) + height * width * (3 + 2)  # RGB, and a byte for each class
+    assert held < found.nbytes + 2**20
+    assert found.prediction.probabilities.shape == (2, height, width)
+
+
+def test_the_uncertainty_of_a_large_image_is_kept_at_the_size_of_the_page(service: str) -> None:
+    content = encode_image(draw(1, (1000, 1400), hairs=0, bubbles=0).pixels)
+    spread = Remote(service, "secret").uncertainty(content, "several", "globules", "tta")
+    assert spread.entropy.shape == (view.SIZE, view.SIZE)
+    assert (spread.geometry.height, spread.geometry.width) == (1000, 1400)
+
+
+def test_the_page_holds_findings_and_no_more(service: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: list[Callable[[], bytes]] = []  # by the running server, until a button is pressed
+    monkeypatch.setattr(streamlit, "download_button", lambda _, make, *more, **options: kept.append(make))
+
+    def predictions() -> int:
+        gc.collect()
+        return sum(isinstance(each, Prediction) for each in gc.get_objects())
+
+    page, before = _page(Settings(api=service, token="secret")), predictions()
+    page.button[0].click().run()
+    assert "Accept" in _texts(page)
+    assert len(kept) == 3
+    assert predictions() == before
+    assert kept[0]() == encode_mask(Segmenter()(synthetic.example().pixels).mask)
+
+
+def test_a_service_tells_of_a_long_thin_image(service: str) -> None:
+    remote, length = Remote(service, "secret"), 1_000_000
+    content = encode_image(np.full((1, length, 3), 255, np.uint8))
+    prediction = remote.segment(content, "line.png", "several").prediction
+    assert prediction.mask_of("globules").shape == (1, length)
+    assert view.view(prediction, "globules").mask.shape == (1, view.SIZE)
+    assert remote.uncertainty(content, "several", "globules", "tta").entropy.shape == (view.SIZE, view.SIZE)
+
+
+@pytest.mark.parametrize("threshold", [0.1, 0.3, 0.5, 100 / 255, 0.999])
+@given(probability=arrays(np.float32, (4, 5), elements=st.floats(0, 1, width=32)))
+def test_eight_bits_keep_the_mask(threshold: float, probability: NDArray[np.float32]) -> None:
+    mask = probability > np.float32(threshold)
+    answer = {"probability.png": encode_image(figures.probability_image(probability)), "mask.png": encode_mask(mask)}
+    shares = backend._shares(backend._levels(answer, threshold))
+    np.testing.assert_array_equal(shares > np.float32(threshold), mask)
+    assert np.abs(shares - probability).max() < 1.01 / 255
+
+
+@pytest.mark.parametrize("threshold", [0, 1, 0.999999999, -1, 2, float("nan")])
+def test_a_threshold_that_is_none_is_refused(threshold: float) -> None:
+    picture = encode_image(np.zeros((4, 5), np.uint8))
+    with pytest.raises(ValueError, match="the threshold is"):
+        backend._levels({"probability.png": picture, "mask.png": picture}, threshold)
 
 
 class _Answer(http.server.BaseHTTPRequestHandler):
@@ -418,7 +499,22 @@ def test_an_address_of_no_service_is_refused(url: str) -> None:
         Remote(url)
 
 
+def test_a_token_that_cannot_be_sent_is_refused_and_never_shown(service: str) -> None:
+    assert Remote(service, "secret\n").bundles()
+    for token in ("se\ncret", "geheimß"):
+        with pytest.raises(InputError, match="token is not of printable ASCII") as raised:
+            Remote(service, token)
+        assert token not in str(raised.value)
+
+
 # The command
+
+
+@pytest.mark.parametrize(("host", "told"), [("0.0.0.0", True), ("127.0.0.1", False)])
+def test_an_app_that_others_can_reach_says_that_it_has_no_login(host: str, told: bool) -> None:
+    result = CliRunner().invoke(command, ["app", "--host", host, "--bundle", "nothing"])
+    assert result.exit_code != 0
+    assert ("it has no login" in result.stderr) == told
 
 
 def test_settings_reach_the_page_whole() -> None:

@@ -38,7 +38,7 @@ from dermseg.synthetic import example
 ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "deploy"
 KUBERNETES = DEPLOY / "kubernetes"
-SERVER_MARGIN = 5  # seconds that the server adds to --drain
+SERVER_MARGIN = 2  # seconds that the server adds to --drain
 MANIFESTS = sorted(
     path
     for path in KUBERNETES.glob("*.yaml")
@@ -231,6 +231,28 @@ def test_everybody_waits_longer_than_the_service_drains() -> None:
     assert int(composition()["services"]["api"]["stop_grace_period"].rstrip("s")) > default
     assert render()["maxShutdownDelaySeconds"] > default
     assert drain(COMMANDS["Cloud Run"]) < 10, "Cloud Run ends an instance 10 s after SIGTERM"
+
+
+def test_a_gateway_waits_longer_than_an_answer_may_take() -> None:
+    taken = command("serve").make_context("serve", list(COMMANDS["Cloud Run"][1:])).params
+    assert cloud_run()["timeoutSeconds"] > taken["upload_timeout"] + taken["deadline"]
+
+
+def test_no_pod_starts_without_a_token() -> None:
+    (token,) = (entry for entry in pod()["containers"][0]["env"] if entry["name"] == "DERMSEG_TOKEN")
+    assert not token["valueFrom"]["secretKeyRef"].get("optional")
+    text = (ROOT / "docs/deployment.md").read_text()
+    name = token["valueFrom"]["secretKeyRef"]["name"]
+    steps = ["apply -f deploy/kubernetes/namespace.yaml", f"create secret generic {name}", "apply -k deploy/kubernetes"]
+    places = [text.index(step) for step in steps]
+    assert places == sorted(places)
+
+
+def test_an_empty_variable_is_no_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a composition gives it where its own environment has none."""
+    monkeypatch.setenv("DERMSEG_TOKEN", "")
+    for name in ("serve", "app"):
+        assert command(name).make_context(name, []).params["token"] is None
 
 
 # ---- Compositions and manifests ---------------------------------------------------------------------------------

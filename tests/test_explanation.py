@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from functools import cache
 from pathlib import Path
@@ -274,6 +276,23 @@ def test_the_map_of_a_point_is_near_it(x: int) -> None:
     assert abs(column - x) < 64
     assert abs(row - 96) < 64
     assert found.target == (x, 96)
+
+
+def test_images_that_are_explained_at_once_get_their_own_maps() -> None:
+    explainer = shipped()
+    images = [synthetic.draw(seed, (192, 192)).pixels for seed in range(21, 25)] * 3
+    start = threading.Barrier(len(images), timeout=60)
+
+    def work(pixels: NDArray[np.uint8]) -> Explanation:
+        start.wait()
+        return explainer(pixels)
+
+    with ThreadPoolExecutor(len(images)) as pool:
+        together = list(pool.map(work, images))
+    alone = [explainer(pixels) for pixels in images[:4]] * 3
+    for one, other in zip(together, alone, strict=True):
+        assert one.maximum == pytest.approx(other.maximum, rel=1e-4)
+        np.testing.assert_allclose(one.heat, other.heat, atol=1e-3)
 
 
 @pytest.mark.parametrize("size", [(96, 192), (192, 96), (150, 150), (33, 200)])

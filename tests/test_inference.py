@@ -29,7 +29,8 @@ from dermseg.errors import (
     UnsupportedImageError,
 )
 from dermseg.imaging import encode_image
-from dermseg.segmenter import Prediction
+from dermseg.parallel import cores
+from dermseg.segmenter import Prediction, Prepared
 from dermseg.serving.config import ServiceConfig
 from dermseg.serving.inference import Answer, Inference, Options
 from dermseg.serving.problems import BusyError
@@ -164,6 +165,23 @@ def test_images_of_every_kind_go_side_by_side(dark: str, example_file: Path) -> 
         assert told["measurements"]["mm_per_pixel"] == expected["measurements"]["mm_per_pixel"]
 
 
+def test_the_quality_is_judged_at_the_bundles_own_threshold(example_file: Path) -> None:
+    """Which it was fitted at; another changes the mask alone."""
+    content = example_file.read_bytes()
+    own, other = (Segmenter(threads=1, threshold=threshold)(content) for threshold in (None, 0.99))
+    assert own.quality is not None
+    assert other.quality == own.quality
+    assert area(other) < area(own)
+
+    async def main() -> Answer[dict[str, Any]]:
+        async with serving(ServiceConfig()) as inference:
+            return await inference.segment(content, Options(threshold=0.99), Prediction.to_dict)
+
+    told = asyncio.run(main()).value
+    assert told["quality"]["jaccard"] == pytest.approx(own.quality.jaccard, abs=1e-3)
+    assert told["classes"][0]["threshold"] == 0.99
+
+
 # What cannot be answered
 
 
@@ -179,6 +197,10 @@ def test_images_of_every_kind_go_side_by_side(dark: str, example_file: Path) -> 
         (Options(mc_samples=1), "mc_samples is 1; expected 0 for none, or 2 to 50"),
         (Options(mc_samples=51), "mc_samples is 51; expected 0 for none, or 2 to 50"),
         (Options(mc_samples=-2), "mc_samples is -2; expected 0 for none, or 2 to 50"),
+        (
+            Options(tta=True, mc_samples=6),
+            "mc_samples is 6 with tta, which predicts 10 views as often each; expected 0 for none, or 2 to 5",
+        ),
         (Options(threshold=1.0), "the threshold is 1.0; expected a probability between 0 and 1"),
         (Options(mm_per_pixel=0), "mm_per_pixel is 0; expected a length of 0.000001 to 1000 millimetres"),
     ],
@@ -195,6 +217,15 @@ def test_an_option_out_of_range_is_refused_before_work_begins(dark: str, options
             return str(caught.value)
 
     assert asyncio.run(main()).startswith(sentence)
+
+
+def test_samples_and_views_go_together_within_their_bound(dark: str) -> None:
+    async def main() -> None:
+        async with serving(ServiceConfig(bundles=(dark,))) as inference:
+            inference.check(Options(tta=True, mc_samples=5))
+            inference.check(Options(mc_samples=50))
+
+    asyncio.run(main())
 
 
 def test_a_bad_image_is_said_so_and_leaves_its_place(dark: str) -> None:
@@ -238,6 +269,42 @@ def test_no_more_images_are_taken_than_may_be_in_work(dark: str) -> None:
             for answer in await asyncio.gather(*taken):
                 assert answer.value == pytest.approx(truth, rel=0.1)
             await inference.segment(content, PLAIN, gate)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("options", [PLAIN, Options(tta=True)], ids=["plain", "views"])
+def test_few_images_are_decoded_ahead_of_their_answers(
+    dark: str, options: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For a decoded image may be large. However many wait: those in work, and those of one batch."""
+    prepare, decoded = Segmenter.prepare, list[object]()
+
+    def counted(self: Segmenter, source: bytes) -> Prepared:
+        decoded.append(source)
+        return prepare(self, source)
+
+    content, _ = spot(150)
+    gate = Gate()
+
+    async def main() -> None:
+        async with serving(ServiceConfig(bundles=(dark,), threads=1, batch=1)) as inference:
+            monkeypatch.setattr(Segmenter, "prepare", counted)
+            taken = [asyncio.create_task(inference.segment(content, options, gate)) for _ in range(12)]
+            await gate.reached()
+            assert 1 <= len(decoded) <= 2
+            gate.opened.set()
+            await asyncio.gather(*taken)
+            assert len(decoded) == 12
+
+    asyncio.run(main())
+
+
+def test_threads_bound_the_network_too(dark: str) -> None:
+    async def main() -> None:
+        async with serving(ServiceConfig(bundles=(dark,), threads=cores() + 1)) as inference:
+            assert inference.threads == cores() + 1
+            assert [thread.name for thread in threading.enumerate()].count("batcher") == cores() + 1
 
     asyncio.run(main())
 
@@ -346,8 +413,8 @@ def test_closing_answers_what_was_taken_and_refuses_the_rest(dark: str) -> None:
         await asyncio.sleep(0)
         closing = asyncio.create_task(inference.close())
         await asyncio.sleep(0)
-        with pytest.raises(BusyError, match="the service is stopping and takes no more images; try again later"):
-            await inference.segment(content, PLAIN, area)
+        with pytest.raises(BusyError, match="the service is stopping; try again later"):
+            inference.check(PLAIN)
         answers = await asyncio.gather(*taken)
         await closing
         await inference.close()
@@ -373,9 +440,76 @@ def test_closing_takes_no_longer_than_it_may(dark: str) -> None:
         await inference.close()
         assert 0.2 < time.monotonic() - begun < 10
         found = await asyncio.gather(*taken, return_exceptions=True)
-        assert [type(each) for each in found] == [TimeoutError] * 3
+        assert [type(each) for each in found] == [BusyError] * 3
         assert gate.begun.acquire(blocking=False) is False, "nothing further is begun"
         gate.opened.set()
+
+    asyncio.run(main())
+
+
+def test_what_was_accepted_before_the_stop_is_answered(dark: str) -> None:
+    """Also an upload that ends after it, and the files of a batch that have no place yet."""
+    content, truth = spot(150)
+    gate = Gate()
+
+    async def main() -> None:
+        async with serving(ServiceConfig(bundles=(dark,), queue=2)) as inference:
+            taken = [asyncio.create_task(inference.segment(content, PLAIN, gate))]
+            await gate.reached()
+            taken += [asyncio.create_task(inference.segment(content, PLAIN, gate, patient=True)) for _ in range(3)]
+            inference.begin_stop()
+            for refuse in (inference.check_open, lambda: inference.check(PLAIN)):
+                with pytest.raises(BusyError, match="the service is stopping; try again later"):
+                    refuse()
+            gate.opened.set()
+            taken += [asyncio.create_task(inference.segment(content, PLAIN, gate, patient=True)) for _ in range(3)]
+            for answer in await asyncio.gather(*taken):
+                assert answer.value == pytest.approx(truth, rel=0.1)
+            assert (await inference.segment(content, PLAIN, area)).value == pytest.approx(truth, rel=0.1)
+
+    asyncio.run(main())
+
+
+def test_what_cannot_be_finished_before_the_stop_is_said_so_and_closing_is_short(dark: str) -> None:
+    content, _ = spot(150)
+    gate = Gate()
+
+    async def main() -> None:
+        inference = Inference(ServiceConfig(bundles=(dark,), threads=1, queue=2, deadline=200, drain=0.3))
+        taken = [asyncio.create_task(inference.segment(content, PLAIN, gate)) for _ in range(2)]
+        await gate.reached()
+        taken += [asyncio.create_task(inference.segment(content, PLAIN, gate, patient=True)) for _ in range(2)]
+        begun = time.monotonic()
+        inference.begin_stop()
+        inference.begin_stop()
+        taken += [asyncio.create_task(inference.segment(content, PLAIN, gate, patient=True)) for _ in range(2)]
+        for task in taken:
+            with pytest.raises(BusyError, match="the service is stopping; try again later") as caught:
+                await task
+            assert caught.value.status == 503
+        assert 0.2 < time.monotonic() - begun < 10
+        with pytest.raises(BusyError):
+            await inference.segment(content, PLAIN, gate)
+        begun = time.monotonic()
+        await inference.close()
+        assert time.monotonic() - begun < 5, "one image still runs, which nobody waits for"
+        gate.opened.set()
+
+    asyncio.run(main())
+
+
+def test_a_deadline_before_the_end_of_a_stop_is_a_deadline_still(dark: str) -> None:
+    content, _ = spot(150)
+    gate = Gate()
+
+    async def main() -> None:
+        async with serving(ServiceConfig(bundles=(dark,), deadline=0.5, drain=100)) as inference:
+            task = asyncio.create_task(inference.segment(content, PLAIN, gate))
+            await asyncio.sleep(0)
+            inference.begin_stop()
+            with pytest.raises(TimeoutError):
+                await task
+            gate.opened.set()
 
     asyncio.run(main())
 

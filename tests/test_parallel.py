@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
+import cv2
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dermseg.parallel import cores, in_order
+from dermseg.errors import ImageTooLargeError
+from dermseg.parallel import attempt, cores, in_order
 
 
 @given(st.lists(st.integers()), st.integers(1, 5))
@@ -47,6 +50,17 @@ def test_an_error_is_raised_at_its_items_place() -> None:
     assert [next(results), next(results)] == [1, 0.5]
     with pytest.raises(ZeroDivisionError):
         next(results)
+
+
+@pytest.mark.parametrize(
+    "allocate",
+    [lambda _: np.empty(2**60, np.uint8), lambda _: cv2.resize(np.ones((1, 1), np.uint8), (2**30, 2**29))],
+    ids=["numpy", "opencv"],
+)
+def test_too_little_memory_is_said_in_one_sentence_that_names_no_source(allocate: Callable[[object], object]) -> None:
+    error = attempt(allocate, None)
+    assert isinstance(error, ImageTooLargeError)
+    assert str(error) == "an image is too large for the memory that is left; make it smaller"
 
 
 def test_there_is_at_least_one_core() -> None:

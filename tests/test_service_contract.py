@@ -13,6 +13,7 @@ import schemathesis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from schemathesis import APIOperation, Case, GenerationMode
+from schemathesis.core.result import Ok
 from schemathesis.schemas import BaseSchema
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
@@ -61,6 +62,7 @@ def check(schema: BaseSchema, cases: int) -> None:
     """Try each address, those that take files with so many requests together, half of which are right in form."""
     statuses = Counter[int]()
     for result in schema.get_all_operations():
+        assert isinstance(result, Ok)
         operation = result.ok()
         if operation.path in TAKES_FILES:
             for mode in GenerationMode:
@@ -68,13 +70,15 @@ def check(schema: BaseSchema, cases: int) -> None:
         else:
             check_operation(operation, GenerationMode.POSITIVE, 1, statuses)
     assert sum(statuses.values()) >= cases
-    assert {200, 413, 415, 422} <= set(statuses)
+    assert {200, 415, 422} <= set(statuses)
 
 
-def check_operation(operation: APIOperation, mode: GenerationMode, cases: int, statuses: Counter[int]) -> None:
+def check_operation(
+    operation: APIOperation[Any, Any, Any, Any], mode: GenerationMode, cases: int, statuses: Counter[int]
+) -> None:
     @settings(max_examples=cases, deadline=None, database=None, derandomize=True, suppress_health_check=[*HealthCheck])
     @given(case=operation.as_strategy(generation_mode=mode))
-    def answer(case: Case) -> None:
+    def answer(case: Case[Any]) -> None:
         response = case.call()
         statuses[response.status_code] += 1
         # A file that fits the description need not be an image.

@@ -10,18 +10,20 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 import httpx
+import numpy as np
 import pytest
 import uvicorn
 from fastapi import FastAPI, HTTPException, Query, Request, Response
 from fastapi.openapi.docs import get_swagger_ui_html
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import SecretStr
+from pydantic import SecretStr, ValidationError
 from starlette.responses import PlainTextResponse, StreamingResponse
 from starlette.types import ASGIApp
 
@@ -35,12 +37,13 @@ from dermseg.errors import (
     PredictionSizeError,
     UnsupportedImageError,
 )
-from dermseg.serving.config import ServiceConfig
-from dermseg.serving.limits import BearerToken, ByteBudget, RequestId, guard, page_policy
+from dermseg.imaging import encode_image, open_image
+from dermseg.serving.config import ServiceConfig, settings
+from dermseg.serving.limits import BearerToken, BoundedHttp, ByteBudget, RequestId, guard, page_policy
 from dermseg.serving.problems import BusyError, ProblemError, install, problem_of
 
 KIB = 2**10
-TOKEN = "s3cret-tökén"
+TOKEN = "s3cret-token"
 
 
 @contextmanager
@@ -421,6 +424,170 @@ def test_a_promise_alone_takes_nothing_from_others(served: Served) -> None:
         assert httpx.post(f"{served.url}/segment", content=bytes(60 * KIB)).status_code == 200
 
 
+def test_what_a_request_holds_no_longer_is_free_for_others() -> None:
+    app, budget = tiny_app(), ByteBudget(1000)
+    go_on = threading.Event()
+
+    @app.post("/parts")
+    async def parts(request: Request) -> dict[str, int]:
+        await request.body()
+        request.state.give_back(600)
+        await asyncio.to_thread(go_on.wait, 20)
+        request.state.give_back(600)  # of which 200 are left
+        return {"held": budget.held}
+
+    with serve(guard(app, ServiceConfig(), budget)) as address, ThreadPoolExecutor() as pool:
+        first = pool.submit(httpx.post, f"http://{address}/parts", content=bytes(800))
+        until(lambda: budget.held == 200)
+        assert httpx.post(f"http://{address}/segment", content=bytes(700)).json() == {"size": 700}
+        go_on.set()
+        assert first.result().json() == {"held": 0}
+        until(lambda: budget.held == 0)
+
+
+def test_a_body_that_comes_when_the_time_is_over_is_refused() -> None:
+    budget = ByteBudget(1000)
+    with serve(guard(tiny_app(), ServiceConfig(), budget)) as address, Served(address, budget).connection() as client:
+        client.sendall(head("/segment", "Content-Length: 100") + bytes(10))
+        until(lambda: budget.held == 10)
+        budget.close()
+        client.sendall(bytes(10))
+        answer = read_to_end(client)
+        assert (answer.status, answer.headers["retry-after"]) == (503, "2")
+        assert answer.problem["detail"] == "the service is stopping; try again later"
+        assert httpx.get(f"http://{address}/health").status_code == 200
+
+
+# --- connections ------------------------------------------------------------------------------------------------------
+
+
+class Hasty(BoundedHttp):
+    head_seconds = answer_seconds = 0.5
+
+
+@pytest.fixture(scope="module")
+def hasty() -> Iterator[Served]:
+    app, budget = tiny_app(), ByteBudget(10**9)
+
+    @app.post("/slow")
+    async def slow(request: Request) -> str:
+        await asyncio.sleep(1.5)
+        return "done"
+
+    @app.post("/much")
+    async def much(request: Request) -> Response:
+        await request.body()
+        return PlainTextResponse(bytes(50 * 2**20))
+
+    @app.post("/endless")
+    async def endless(request: Request) -> StreamingResponse:
+        await request.body()
+
+        async def pieces() -> Any:
+            while True:
+                yield bytes(2**20)
+                await asyncio.sleep(0)
+
+        return StreamingResponse(pieces())
+
+    with serve(guard(app, ServiceConfig(), budget), http=Hasty) as address:
+        yield Served(address, budget)
+
+
+@pytest.mark.parametrize("said", [b"", b"GET /health HT", b"GET /health HTTP/1.1\r\nHost: here\r\n", b"\r\n"])
+def test_a_connection_without_a_whole_head_is_closed(hasty: Served, said: bytes) -> None:
+    begun = time.monotonic()
+    with hasty.connection() as client:
+        client.sendall(said)
+        assert client.recv(100) == b""
+    assert 0.4 < time.monotonic() - begun < 5
+
+
+@pytest.mark.parametrize("said", [b"\r\n", b"GET /health HT"])
+def test_so_is_one_that_begins_another_request(hasty: Served, said: bytes) -> None:
+    with hasty.connection() as client:
+        client.sendall(head("/health", method="GET"))
+        assert read_answer(client).status == 200
+        time.sleep(0.6)  # as long as nothing comes it is idle, which it may be for longer
+        client.sendall(head("/health", method="GET"))
+        assert read_answer(client).status == 200
+        client.settimeout(3)
+        client.sendall(said)
+        assert client.recv(100) == b""
+
+
+def test_a_request_in_work_is_in_no_haste(hasty: Served) -> None:
+    assert httpx.post(f"{hasty.url}/slow", content=b"x").json() == "done"
+    with hasty.connection() as client:  # nor is one behind which the next one begins
+        client.sendall(head("/slow", "Content-Length: 0") + b"GET /he")
+        assert read_answer(client).status == 200
+
+
+@pytest.mark.parametrize("line", [b"x: " + b"a" * 10**7, b"x: y\r\n" * 10**6])
+def test_headers_are_bounded(hasty: Served, line: bytes) -> None:
+    with hasty.connection() as client:
+        with suppress(ConnectionError):
+            client.sendall(b"GET /health HTTP/1.1\r\n" + line)
+        received = b""
+        with suppress(ConnectionError):
+            while piece := client.recv(65536):
+                received += piece
+    if received:  # a client that sends on may meet a reset instead
+        assert parse(received).status == 431
+        assert (
+            json.loads(parse(received).body)["detail"] == "the headers have more than 65536 bytes; send fewer of them"
+        )
+
+
+def test_large_headers_are_told_why(hasty: Served) -> None:
+    with hasty.connection() as client:
+        client.sendall(b"GET /health HTTP/1.1\r\nx: " + b"a" * 70_000)
+        answer = read_to_end(client)
+    assert (answer.status, answer.headers["content-type"]) == (431, "application/problem+json")
+    assert httpx.get(f"{hasty.url}/health", headers={"x": "a" * 30_000}).status_code == 200
+
+
+def test_what_follows_a_body_is_bounded(hasty: Served) -> None:
+    with hasty.connection() as client:
+        client.sendall(head("/segment", "Transfer-Encoding: chunked") + chunk(bytes(100)))
+        until(lambda: hasty.budget.held == 100)
+        client.sendall(b"0\r\nx: ")
+        with pytest.raises(ConnectionError):
+            client.sendall(b"a" * 10**8)
+    until(lambda: hasty.budget.held == 0)
+
+
+@pytest.mark.parametrize("path", ["/much", "/endless"])
+def test_a_client_that_does_not_read_is_cut_off(hasty: Served, path: str) -> None:
+    with hasty.connection() as client:
+        client.sendall(head(path, "Content-Length: 9") + bytes(9))
+        time.sleep(2)
+        assert hasty.budget.held == 0
+        received = 0
+        with suppress(ConnectionError):
+            while piece := client.recv(2**20):
+                received += len(piece)
+    assert received < 50 * 2**20
+
+
+def test_there_are_only_so_many_connections() -> None:
+    class Few(BoundedHttp):
+        most_connections = 2
+
+    with serve(guard(tiny_app(), ServiceConfig()), http=Few) as address:
+        served = Served(address, ByteBudget(0))
+        with served.connection() as first, served.connection() as second:
+            for client in (first, second):
+                client.sendall(head("/health", method="GET"))
+                assert read_answer(client).status == 200
+            with served.connection() as third:
+                answer = read_to_end(third)
+            assert (answer.status, answer.headers["retry-after"]) == (503, "2")
+            first.sendall(head("/health", method="GET"))
+            assert read_answer(first).status == 200
+        until(lambda: httpx.get(f"http://{address}/health").status_code == 200)
+
+
 # --- the token --------------------------------------------------------------------------------------------------------
 
 
@@ -431,13 +598,13 @@ def closed() -> Iterator[Served]:
         yield Served(address, ByteBudget(0))
 
 
-@pytest.mark.parametrize("path", ["/", "/health", "/health/live", "/health/ready"])
-def test_probes_need_no_token(closed: Served, path: str) -> None:
+@pytest.mark.parametrize("path", ["/", "/health", "/health/live", "/health/ready", "/docs", "/openapi.json"])
+def test_probes_and_the_description_need_no_token(closed: Served, path: str) -> None:
     assert httpx.get(closed.url + path).status_code == 200
 
 
 @pytest.mark.parametrize(
-    "path", ["/metrics", "/docs", "/openapi.json", "/segment", "/nowhere", "/health/", "//health", "/health/../metrics"]
+    "path", ["/metrics", "/docs/", "/openapi", "/segment", "/nowhere", "/health/", "//health", "/health/../metrics"]
 )
 def test_everything_else_does(closed: Served, path: str) -> None:
     with closed.connection() as connection:
@@ -463,7 +630,8 @@ def test_the_token_lets_in(closed: Served, scheme: str) -> None:
         [b""],
         [TOKEN.encode()],
         [b"Basic " + TOKEN.encode()],
-        [b"Bearer " + TOKEN.encode("latin-1")],
+        [b"Bearer s3cret-t\xf6ken"],
+        ["Bearer s3cret-tökén".encode()],
         [b"Bearer " + TOKEN.encode() + b"x"],
         [b"Bearer \xff\xfe\x80"],
         [b"\xff\xfe"],
@@ -509,14 +677,19 @@ def test_the_body_of_a_stranger_is_not_read(closed: Served) -> None:
     assert (answer.status, answer.headers["connection"]) == (401, "close")
 
 
-def test_the_prefix_of_a_proxy_opens_and_closes_nothing() -> None:
-    config = ServiceConfig(token=SecretStr("right"), max_upload=1 / KIB)
-    with serve(guard(tiny_app(), config), root_path="/skin") as address:
-        assert httpx.get(f"http://{address}/health").status_code == 200
-        assert httpx.get(f"http://{address}/metrics").status_code == 401
-        headers = {"Authorization": "Bearer right"}
-        for path, status in (("/segment", 413), ("/segment/batch", 200)):
-            assert httpx.post(f"http://{address}{path}", content=bytes(2000), headers=headers).status_code == status
+@pytest.mark.parametrize("token", ["", " ", "\n", "t\u00f6ken", "to\nken", "\x7f"])
+def test_a_token_that_no_request_could_bring_is_refused_and_not_shown(token: str) -> None:
+    with pytest.raises(ValidationError, match="empty or not of printable ASCII"):
+        ServiceConfig(token=SecretStr(token))
+    with pytest.raises(InputError) as caught:
+        settings(token=token)
+    assert str(caught.value) == "the token is empty or not of printable ASCII; give letters and digits"
+
+
+def test_what_is_around_a_token_is_no_part_of_it() -> None:
+    token = settings(token=" right\n").token
+    assert token is not None
+    assert token.get_secret_value() == "right"
 
 
 # --- other origins ----------------------------------------------------------------------------------------------------
@@ -642,6 +815,14 @@ def test_an_answer_keeps_the_headers_it_sets() -> None:
 def test_an_error_for_the_client_keeps_its_sentence(error: Exception, status: int) -> None:
     problem = problem_of(error)
     assert (problem.status, problem.detail) == (status, str(error))
+
+
+def test_no_client_is_told_what_only_the_service_can_do() -> None:
+    with pytest.raises(ImageTooLargeError) as caught:
+        open_image(encode_image(np.zeros((20, 30), np.uint8)), max_megapixels=0.0001)
+    assert problem_of(caught.value).detail == (
+        "the file has 30 x 20 pixels (0.0006 megapixels) where at most 0.0001 megapixels are allowed; scale it down"
+    )
 
 
 def test_a_busy_service_says_when_to_come_back() -> None:

@@ -12,6 +12,7 @@ DermsegError
 ├── RecipeError               a recipe or one of its settings
 ├── BundleError               a bundle that is missing, incomplete or of another format
 │   └── BundleIntegrityError      a file that differs from its recorded hash
+├── ServiceError              a running service that cannot be reached, refuses, or answers in another form
 └── MissingExtraError         a part of dermseg that is not installed
 """
 
@@ -71,6 +72,10 @@ class BundleError(DermsegError):
 
 class BundleIntegrityError(BundleError):
     """A bundle whose file differs from its recorded hash."""
+
+
+class ServiceError(DermsegError):
+    """A running service that cannot be reached, refuses, or answers in another form than dermseg's."""
 
 
 class MissingExtraError(DermsegError):

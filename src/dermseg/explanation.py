@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
@@ -113,12 +114,11 @@ class Explanation:
 
 
 class Explainer:
-    """Explains what one bundle finds in images; the bundle is loaded once.
+    """Explains what one bundle finds in images; the bundle is loaded once. May be used from several threads.
 
     Args:
         bundle: A shipped bundle's name, a bundle's folder or zip, or a loaded ``Bundle``.
         device: ``cpu``, ``cuda`` or ``auto``, which is the CPU.
-
         orientation: ``upright`` turns a photograph as its EXIF says; ``stored`` leaves it as it is in the file.
         max_megapixels: The largest image that is opened.
 
@@ -142,10 +142,12 @@ class Explainer:
         self.bundle = self._segmenter.bundle
         self._device = torch.device("cuda" if device == "cuda" else "cpu")
         self._network = self.bundle.network().to(self._device)
+        self._tapping = Lock()  # a tap takes whatever passes, also another thread's image
 
     def layers(self) -> dict[str, tuple[int, int, int]]:
         """Name, and (channels, height, width), of every layer an explanation can be made by, in their order."""
-        return layers(self._network, self.bundle.manifest.input_size)
+        with self._tapping:
+            return layers(self._network, self.bundle.manifest.input_size)
 
     def check(self, layer: str | None = None, class_name: str | None = None) -> None:
         """Refuse, before any image is seen, what no image can be explained by.
@@ -159,7 +161,8 @@ class Explainer:
         if layer is not None:
             size = self.bundle.manifest.input_size
             image_BCHW = torch.zeros(1, 3, size, size, device=self._device)
-            activation_map(self._network, image_BCHW, index, image_BCHW[0, 0] == 0, layer)
+            with self._tapping:
+                activation_map(self._network, image_BCHW, index, image_BCHW[0, 0] == 0, layer)
 
     def __call__(
         self,
@@ -179,9 +182,9 @@ class Explainer:
         region_SS = _region(prediction, index, target)
         layer = layer or default_layer(self._network)
         image_BCHW = torch.from_numpy(prepared.image_CHW[None]).to(self._device)
-        found = activation_map(
-            self._network, image_BCHW, index, torch.from_numpy(region_SS).to(self._device), layer, method
-        )
+        region_HW = torch.from_numpy(region_SS).to(self._device)
+        with self._tapping:
+            found = activation_map(self._network, image_BCHW, index, region_HW, layer, method)
         heat = prediction.geometry.invert(_enlarged(found, len(region_SS)))
         maximum = float(heat.max())
         return Explanation(

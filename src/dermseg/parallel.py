@@ -49,8 +49,8 @@ def attempt(function: Callable[[Item], Result], item: Item) -> Result | DermsegE
         return function(item)
     except DermsegError as error:
         return error
-    except (MemoryError, cv2.error) as error:  # OpenCV's way to say that memory is short
-        return ImageTooLargeError(f"an image is too large for the memory that is left: {error}")
+    except (MemoryError, cv2.error):  # OpenCV's way to say that memory is short
+        return ImageTooLargeError("an image is too large for the memory that is left; make it smaller")
 
 
 def cores() -> int:

@@ -61,6 +61,7 @@ class Prediction:
             ensemble, and where ``embed`` gives it.
         mm_per_pixel: Length of a side of the image's pixels; None if unknown.
         quality_model: The bundle's, which judges the prediction; None if it has none.
+        own_thresholds: The bundle's, which it was fitted at; None if they are ``thresholds``.
         embed: Gives the embedding when ``quality`` is asked for, since it takes a prediction more than the samples do.
     """
 
@@ -75,6 +76,7 @@ class Prediction:
     embedding: NDArray[np.float32] | None = field(default=None, repr=False)
     mm_per_pixel: float | None = None
     quality_model: QualityModel | None = field(default=None, repr=False)
+    own_thresholds: tuple[float, ...] | None = field(default=None, repr=False)
     embed: Callable[[], NDArray[np.float32] | None] | None = field(default=None, repr=False)
 
     @property
@@ -103,11 +105,14 @@ class Prediction:
     def quality(self) -> Quality | None:
         """What the prediction is worth, estimated without a truth; None of a bundle that has no model of it.
 
-        The model was fitted on single predictions; where there are several, it judges their mean.
+        The model was fitted on single predictions at the bundle's own thresholds: it judges the mask at those, whatever
+        ``thresholds`` are; where there are several predictions, it judges their mean.
         """
         if self.quality_model is None:
             return None
-        return judge(self.quality_model, replace(self, embedding=self.embed()) if self.embed else self)
+        embedding = self.embed() if self.embed else self.embedding
+        thresholds = self.own_thresholds or self.thresholds
+        return judge(self.quality_model, replace(self, embedding=embedding, thresholds=thresholds))
 
     @cached_property
     def measurements(self) -> Measurements | None:
@@ -267,7 +272,7 @@ class Segmenter:
         bundle: A shipped bundle's name, a bundle's folder or zip, or a loaded ``Bundle``.
         engine: ``onnx``, ``torch`` or ``auto``.
         device: ``cpu``, ``cuda`` or ``auto``.
-        threshold: In place of the bundle's own, in (0, 1).
+        threshold: In place of the bundle's own, in (0, 1); the quality is judged at the bundle's own still.
         orientation: ``upright`` turns a photograph as its EXIF says; ``stored`` leaves it as it is in the file.
         max_megapixels: The largest image that is opened.
         threads: Threads of one inference on the CPU; all cores if None.
@@ -410,6 +415,7 @@ class Segmenter:
             embedding=outcome.embedding,
             mm_per_pixel=self._mm_per_pixel,
             quality_model=manifest.quality,
+            own_thresholds=tuple(manifest.thresholds[name] for name in manifest.classes),
             embed=(lambda: self._run([prepared])[0].embedding) if self._predict else None,
         )
 

@@ -8,21 +8,22 @@ import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from dermseg.bundle import Bundle, model_card
-from dermseg.errors import DermsegError, InputError, extra
+from dermseg.errors import DermsegError, InputError, ServiceError, extra
 from dermseg.geometry import Geometry
 from dermseg.imaging import encode_image, open_image, read_mask, read_mask_values
 from dermseg.processing import decode
 from dermseg.quality import Quality
-from dermseg.segmenter import Prediction, Segmenter
+from dermseg.segmenter import VIEW_SIZE, Prediction, Segmenter
 
 if TYPE_CHECKING:
     from httpx import Response
@@ -35,10 +36,6 @@ Way = Literal["tta", "dropout"]
 """How several predictions of an image are had: test-time augmentation, or Monte Carlo dropout."""
 
 DROPOUT_SAMPLES = 10
-
-
-class ServiceError(DermsegError):
-    """A service that cannot be reached, refuses, or answers in another way than dermseg's."""
 
 
 @dataclass(frozen=True)
@@ -63,15 +60,24 @@ class Finding:
     """What a bundle found in one image.
 
     Attributes:
-        prediction: With the bundle's own thresholds; of a service's answer, whose probabilities have 8 bits, the masks
-            at these thresholds are the service's to the pixel.
-        quality: What the prediction is worth at these thresholds; None of a bundle that does not tell.
+        expand: Gives ``prediction``.
+        quality: What the prediction is worth at the bundle's own thresholds; None of a bundle that does not tell.
         seconds: From the image's bytes to the finding.
+        nbytes: Memory that it holds.
     """
 
-    prediction: Prediction
+    expand: Callable[[], Prediction] = field(repr=False)
     quality: Quality | None
     seconds: float
+    nbytes: int
+
+    @property
+    def prediction(self) -> Prediction:
+        """The prediction with the bundle's own thresholds; keep the finding in its place, which is smaller.
+
+        Of a service's answer, whose probabilities have 8 bits, the masks at these thresholds are its own to the pixel.
+        """
+        return self.expand()
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,9 +158,11 @@ class Local:
     def segment(self, content: bytes, name: str, bundle: str) -> Finding:
         """As of ``Backend``."""
         segmenter, start = self._segmenter(bundle), time.perf_counter()
-        found = segmenter(content)
-        found = replace(found, photograph=replace(found.photograph, name=name))
-        return Finding(found, found.quality, time.perf_counter() - start)
+        made = segmenter(content)
+        quality = made.quality
+        found = replace(made, photograph=replace(made.photograph, name=name))
+        nbytes = len(content) + found.pixels.nbytes + found.probabilities.nbytes
+        return Finding(lambda: found, quality, time.perf_counter() - start, nbytes)
 
     def uncertainty(self, content: bytes, bundle: str, class_name: str, way: Way) -> Spread:
         """As of ``Backend``."""
@@ -186,7 +194,7 @@ class Remote:
         token: Sent with each request.
 
     Raises:
-        InputError: If the address is none of a service.
+        InputError: If the address is none of a service, or the token cannot be sent.
         MissingExtraError: Without httpx.
     """
 
@@ -203,6 +211,9 @@ class Remote:
             import httpx
         if not url.startswith(("http://", "https://")):
             raise InputError(f"the service's address is {url!r}; expected one such as http://localhost:8000")
+        token = (token or "").strip()
+        if not (token.isascii() and token.isprintable()):
+            raise InputError("the service's token is not of printable ASCII; give the one the service was started with")
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._url = url.rstrip("/")
         self._failures = (httpx.HTTPError, httpx.InvalidURL)
@@ -229,28 +240,31 @@ class Remote:
         start = time.perf_counter()
         photograph = open_image(content, max_megapixels=MAX_MEGAPIXELS)
         pixels = decode(photograph, 0)
-        geometry = Geometry.fit(*photograph.size, max(photograph.size))
         answer = self._zip(content, bundle=bundle)
         with self._reading():
             result = json.loads(answer["result.json"])
             classes = {each["name"]: float(each["threshold"]) for each in result["classes"]}
             quality = Quality(**result["quality"]) if result["quality"] else None
-        probabilities = np.zeros((len(classes), geometry.canvas, geometry.canvas), np.float32)
+        levels = np.empty((len(classes), *photograph.size), np.uint8)
         for place, (class_name, threshold) in enumerate(classes.items()):
             if place:
                 answer = self._zip(content, bundle=bundle, attribute=class_name)
             with self._reading():
-                probabilities[place][geometry.content] = _probability(answer, threshold)
-        prediction = Prediction(
-            photograph=replace(photograph, name=name),
-            pixels=pixels,
-            classes=tuple(classes),
-            probabilities=probabilities,
-            geometry=geometry,
-            thresholds=tuple(classes.values()),
-            bundle=bundle,
-        )
-        return Finding(prediction, quality, time.perf_counter() - start)
+                levels[place] = _levels(answer, threshold)
+
+        def expand() -> Prediction:
+            return Prediction(
+                photograph=replace(photograph, name=name),
+                pixels=pixels,
+                classes=tuple(classes),
+                probabilities=_shares(levels),
+                geometry=_Whole.of(*photograph.size),
+                thresholds=tuple(classes.values()),
+                bundle=bundle,
+            )
+
+        nbytes = len(content) + pixels.nbytes + levels.nbytes
+        return Finding(expand, quality, time.perf_counter() - start, nbytes)
 
     def uncertainty(self, content: bytes, bundle: str, class_name: str, way: Way) -> Spread:
         """As of ``Backend``."""
@@ -260,10 +274,9 @@ class Remote:
             entropy = _grey(answer["uncertainty.png"])
             spread = json.loads(answer["result.json"])["uncertainty"]
             height, width = entropy.shape
-            geometry = Geometry.fit(height, width, max(height, width))
-            canvas = np.zeros((geometry.canvas, geometry.canvas), np.float32)
-            canvas[geometry.content] = entropy
-            return Spread(spread["samples"], canvas, geometry, spread["classes"][class_name])
+            geometry = Geometry.fit(height, width, min(VIEW_SIZE, max(height, width)))
+            shares = _shares(geometry.apply(entropy, fill=0))
+            return Spread(spread["samples"], shares, geometry, spread["classes"][class_name])
 
     def explanation(self, content: bytes, bundle: str, class_name: str) -> bytes:
         """As of ``Backend``."""
@@ -306,17 +319,36 @@ class Remote:
             ) from error
 
 
-def _probability(answer: Mapping[str, bytes], threshold: float) -> NDArray[np.float32]:
-    """A service's probability (H, W), so that what is above the threshold is the service's own mask."""
-    cut = np.float32(threshold)
-    probability, mask = _grey(answer["probability.png"]), read_mask(answer["mask.png"])
+@dataclass(frozen=True)
+class _Whole(Geometry):
+    """Of maps in the image's own shape: no square around it, which would be vast around a long, thin image."""
+
+    @classmethod
+    def of(cls, height: int, width: int) -> _Whole:
+        return cls(height, width, max(height, width), 0, 0, height, width)
+
+    def invert(self, field: NDArray[np.float32]) -> NDArray[np.float32]:
+        image = cv2.resize(field, (self.width, self.height), interpolation=cv2.INTER_LINEAR)
+        return cast(NDArray[np.float32], image)
+
+
+def _levels(answer: Mapping[str, bytes], threshold: float) -> NDArray[np.uint8]:
+    """A service's probability (H, W), 0 to 255, so that what is above the threshold is the service's own mask."""
+    if not 0 < np.float32(threshold) < 1:
+        raise ValueError(f"the threshold is {threshold}")
+    grey, mask = _grey(answer["probability.png"]), read_mask(answer["mask.png"])
+    least = int(np.searchsorted(_shares(np.arange(256, dtype=np.uint8)), np.float32(threshold), side="right"))
     # Eight bits put some pixels along the outline on its other side.
-    return np.where(mask, np.maximum(probability, np.nextafter(cut, np.float32(1))), np.minimum(probability, cut))
+    return np.where(mask, np.maximum(grey, least), np.minimum(grey, least - 1)).astype(np.uint8)
 
 
-def _grey(content: bytes) -> NDArray[np.float32]:
-    """An 8-bit grey picture as values in [0, 1]."""
-    return read_mask_values(content, max_megapixels=MAX_MEGAPIXELS).astype(np.float32) / np.float32(255)
+def _shares(levels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Levels of grey, 0 to 255, as values in [0, 1]."""
+    return np.divide(levels, np.float32(255), dtype=np.float32)
+
+
+def _grey(content: bytes) -> NDArray[np.uint8]:
+    return read_mask_values(content, max_megapixels=MAX_MEGAPIXELS)
 
 
 def _problem(answer: Response) -> str | None:

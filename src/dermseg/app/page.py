@@ -29,8 +29,8 @@ from dermseg.wording import capital, plain
 HERE = Path(__file__).parent
 LOG = logging.getLogger("dermseg.app")
 
-KEPT = 12
-"""Findings, and as many other results, that a visitor's session keeps to redraw them."""
+KEPT = 256 * 2**20
+"""Bytes of findings and other results that a visitor's session keeps to redraw them."""
 
 NOTICE = "Research software, not a medical device: what it finds must not decide about a patient."
 
@@ -77,15 +77,17 @@ def _backend(settings: Settings) -> Backend:
     return settings.backend()
 
 
-def _recent(name: str) -> Recent:
+def _recent() -> Recent:
     """What this visitor's session keeps."""
-    kept: Recent = st.session_state.setdefault(f"recent-{name}", Recent(KEPT))
+    kept: Recent = st.session_state.setdefault("recent", Recent(KEPT))
     return kept
 
 
 def _body(settings: Settings) -> None:
     backend = _backend(settings)
-    infos = _recent("bundles").get("all", backend.bundles)
+    if "infos" not in st.session_state:
+        st.session_state["infos"] = backend.bundles()
+    infos: list[BundleInfo] = st.session_state["infos"]
     images = _images()
     if not images:
         _caption(f"JPEG, PNG, BMP, TIFF or WebP. {backend.whereabouts}")
@@ -230,8 +232,10 @@ class _Desk:
         way = st.radio("From", list(WAYS), format_func=WAYS.__getitem__, horizontal=True, key="way")
         key = ("uncertainty", image.key, self._info.name, chosen.name, way)
         with st.spinner("Predicting several times"):
-            spread = _recent("other").get(
-                key, lambda: self._backend.uncertainty(image.read(), self._info.name, chosen.name, way)
+            spread = _recent().get(
+                key,
+                lambda: self._backend.uncertainty(image.read(), self._info.name, chosen.name, way),
+                lambda made: made.entropy.nbytes,
             )
         picture = view.jpeg(view.uncertainty_map(chosen.view, spread))
         st.image(picture, width="stretch", alt="Map of the entropy over the photograph, with the outline.")
@@ -244,8 +248,8 @@ class _Desk:
     def _explanation(self, image: Image, chosen: _Chosen) -> None:
         key = ("explanation", image.key, self._info.name, chosen.name)
         with st.spinner("Following the network's gradients"):
-            picture = _recent("other").get(
-                key, lambda: self._backend.explanation(image.read(), self._info.name, chosen.name)
+            picture = _recent().get(
+                key, lambda: self._backend.explanation(image.read(), self._info.name, chosen.name), len
             )
         st.image(picture, width="stretch", alt="Grad-CAM map over the photograph, with the outline.")
         _caption(
@@ -292,8 +296,10 @@ class _Desk:
         return next((info for info in (self._info, *self._infos) if len(info.classes) > 1), None)
 
     def _find(self, image: Image, bundle: str) -> Finding:
-        return _recent("findings").get(
-            (image.key, bundle), lambda: self._backend.segment(image.read(), image.name, bundle)
+        return _recent().get(
+            ("finding", image.key, bundle),
+            lambda: self._backend.segment(image.read(), image.name, bundle),
+            lambda made: made.nbytes,
         )
 
     def _cards(self, images: Sequence[Image]) -> list[Card | tuple[str, str]]:
@@ -374,34 +380,34 @@ def _choices(image: Image, finding: Finding) -> _Chosen:
         placeholder="for lengths in millimetres",
         key=f"scale-{image.key}",
     )
-    adjusted = view.adjusted(finding, {name: threshold}, scale)
+
+    def adjust() -> Prediction:
+        return view.adjusted(finding.prediction, {name: threshold}, scale)
+
+    adjusted = adjust()
     area = view.percent(float(adjusted.mask_of(name).mean()))
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         st.html(f'<p class="ds-fact">{capital(plain(name))}: <b>{area}</b> of the image</p>', width="content")
         if threshold != own:
             back = partial(st.session_state.update, {key: own})
             st.button(f"Back to the threshold {own:.3f}", type="tertiary", on_click=back)
-    _downloads(image, finding, adjusted, name, shade / 100)
+    part = f"_{view.stem_of(name)}" if len(prediction.classes) > 1 else ""
+    stem = view.stem_of(image.name)
+    # What is downloaded is made when it is asked for; until then the page holds the finding alone.
+    _downloads(
+        ("Mask (PNG)", lambda: encode_mask(adjust().mask_of(name)), f"{stem}{part}_mask.png"),
+        ("Overlay (PNG)", lambda: view.overlay_file(adjust(), name, shade / 100), f"{stem}{part}_overlay.png"),
+        ("Result (JSON)", lambda: view.result_file(adjust(), finding.quality), f"{stem}.json"),
+    )
     return _Chosen(adjusted, name, view.view(adjusted, name), shade / 100)
 
 
-def _downloads(image: Image, finding: Finding, prediction: Prediction, name: str, shade: float) -> None:
-    """What is downloaded is made when it is asked for."""
-    stem = view.stem_of(image.name)
-    part = f"_{view.stem_of(name)}" if len(prediction.classes) > 1 else ""
-    files: list[tuple[str, Callable[[], bytes], str, str]] = [
-        ("Mask (PNG)", lambda: encode_mask(prediction.mask_of(name)), f"{stem}{part}_mask.png", "image/png"),
-        (
-            "Overlay (PNG)",
-            partial(view.overlay_file, prediction, name, shade),
-            f"{stem}{part}_overlay.png",
-            "image/png",
-        ),
-        ("Result (JSON)", partial(view.result_file, prediction, finding.quality), f"{stem}.json", "application/json"),
-    ]
+def _downloads(*files: tuple[str, Callable[[], bytes], str]) -> None:
+    """A button for each: what stands on it, what makes the file, and the file's name."""
     with st.container(horizontal=True, gap="small", key="downloads"):
-        for label, make, file, kind in files:
-            st.download_button(label, make, file, kind, on_click="ignore", icon=":material/download:")
+        for label, make, name in files:
+            kind = "application/json" if name.endswith(".json") else "image/png"
+            st.download_button(label, make, name, kind, on_click="ignore", icon=":material/download:")
 
 
 def _outline(image: Image, chosen: _Chosen) -> None:

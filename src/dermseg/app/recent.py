@@ -10,17 +10,18 @@ Value = TypeVar("Value")
 
 
 class Recent:
-    """Values by key, at most ``size`` of them; the one not asked for the longest goes first."""
+    """Values by key, of ``capacity`` bytes in all; the one not asked for the longest goes first, the newest stays."""
 
-    def __init__(self, size: int) -> None:
-        self._size = size
-        self._values: OrderedDict[Hashable, object] = OrderedDict()
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._values: OrderedDict[Hashable, tuple[object, int]] = OrderedDict()
 
-    def get(self, key: Hashable, make: Callable[[], Value]) -> Value:
-        """The key's value; made if it is not there. What ``make`` raises is not kept."""
+    def get(self, key: Hashable, make: Callable[[], Value], size: Callable[[Value], int]) -> Value:
+        """The key's value, ``size`` of it bytes; made if it is not there. What ``make`` raises is not kept."""
         if key not in self._values:
-            self._values[key] = make()
+            value = make()
+            self._values[key] = value, size(value)
         self._values.move_to_end(key)
-        while len(self._values) > self._size:
+        while len(self._values) > 1 and sum(held for _, held in self._values.values()) > self._capacity:
             self._values.popitem(last=False)
-        return cast(Value, self._values[key])
+        return cast(Value, self._values[key][0])

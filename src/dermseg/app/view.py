@@ -93,9 +93,8 @@ def sentence(error: DermsegError, name: str) -> str:
     return text if named else capital(text)
 
 
-def adjusted(finding: Finding, thresholds: Mapping[str, float], mm_per_pixel: float | None = None) -> Prediction:
+def adjusted(prediction: Prediction, thresholds: Mapping[str, float], mm_per_pixel: float | None = None) -> Prediction:
     """The prediction with other thresholds, each in (0, 1), and a scale; the network is not asked again."""
-    prediction = finding.prediction
     chosen = zip(prediction.classes, prediction.thresholds, strict=True)
     return replace(
         prediction,

@@ -30,6 +30,8 @@ def app(
 ) -> None:
     """Open the web app: drop images, see outlines, move thresholds, download masks; needs the extra 'app'.
 
+    The app has no login: whoever reaches its address may use it, and with --api the service by its token.
+
     Examples:
     - `dermseg app`
     - `dermseg app --bundle lesion --bundle runs/mine/bundle`
@@ -37,6 +39,8 @@ def app(
     """
     if api is not None and bundles:
         raise typer.BadParameter("give one of --api and --bundle")
+    if host not in (LOCAL, "localhost", "::1"):
+        typer.echo("whoever reaches this address may use the app; it has no login", err=True)
     with extra("the app", "app"):
         from dermseg.app import run
 

@@ -55,7 +55,10 @@ def serve(
         float, typer.Option(help="Seconds a body may take to arrive.", rich_help_panel=LIMITS)
     ] = 30,
     deadline: Annotated[
-        float, typer.Option(help="Seconds from a body's arrival to its answer.", rich_help_panel=LIMITS)
+        float,
+        typer.Option(
+            help="Seconds from a body's arrival to its answer; for each image of many.", rich_help_panel=LIMITS
+        ),
     ] = 30,
     queue: Annotated[int, typer.Option(help="Images in work or waiting; more get 503.", rich_help_panel=LIMITS)] = 64,
     drain: Annotated[float, typer.Option(help="Seconds to finish at a stop.", rich_help_panel=LIMITS)] = 30,
@@ -88,6 +91,8 @@ def serve(
     from dermseg.serving.config import settings
 
     if token_file is not None:
+        if token is not None:
+            raise typer.BadParameter("give one of --token (or DERMSEG_TOKEN) and --token-file")
         token = _secret(token_file)
     config = settings(
         bundles=tuple(bundles or ["lesion"]),
@@ -113,9 +118,6 @@ def serve(
 
 def _secret(path: Path) -> str:
     try:
-        text = path.read_text(encoding="utf-8").strip()
+        return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"the token cannot be read from {path}: {error}") from error
-    if not text:
-        raise InputError(f"{path} is empty; expected the token in it")
-    return text

@@ -86,12 +86,17 @@ def files(prediction: Prediction, attribute: str | None = None) -> dict[str, byt
 
 
 def result(prediction: Prediction) -> dict[str, Any]:
-    """``Prediction.to_dict`` with each class's mask as ``polygon`` and ``rle``, as ``shapes`` makes them."""
-    told = prediction.to_dict()
-    for entry in told["classes"]:
+    """What ``told`` gives, with each class's mask as ``polygon`` and ``rle``, as ``shapes`` makes them."""
+    found = told(prediction)
+    for entry in found["classes"]:
         mask = _of_class(prediction, entry["name"]).mask
         entry["polygon"], entry["rle"] = shapes.polygon(mask), shapes.rle(mask)
-    return told
+    return found
+
+
+def told(prediction: Prediction) -> dict[str, Any]:
+    """``Prediction.to_dict`` without the image's name, which its bytes do not tell."""
+    return {name: value for name, value in prediction.to_dict().items() if name != "image"}
 
 
 def to_json(value: object) -> bytes:
@@ -118,7 +123,7 @@ def evaluate(
         max_megapixels: The largest mask that is opened.
 
     Returns:
-        ``scores`` by name, ``mask``, the predicted one as a PNG in base64, and ``prediction`` in plain values.
+        ``scores`` by name, ``mask``, the predicted one as a PNG in base64, and ``prediction``, as ``told`` gives it.
 
     Raises:
         InputError: If the bundle has no such class, or the mask has another size than the photograph.
@@ -137,7 +142,7 @@ def evaluate(
     return {
         "scores": Confusion.of(shown.mask, truth).scores(),
         "mask": base64.b64encode(encode_mask(shown.mask)).decode(),
-        "prediction": prediction.to_dict(),
+        "prediction": told(prediction),
     }
 
 
@@ -185,10 +190,13 @@ def _of_class(prediction: Prediction, name: str | None) -> Prediction:
 
 
 class Archive:
-    """A ZIP that is written piece by piece and never held as a whole; equal files give equal bytes."""
+    """A ZIP that is written piece by piece and never held as a whole; equal files give equal bytes.
+
+    It can be read in one pass, too: each file's size stands before it. One that is not closed leaves nothing to do.
+    """
 
     def __init__(self) -> None:
-        self._written = _Unseekable()
+        self._written = _Tail()
         self._zip = zipfile.ZipFile(self._written, "w")
 
     def add(self, name: str, data: bytes) -> bytes:
@@ -211,23 +219,36 @@ def entry_stem(index: int, name: str) -> str:
     return f"{index}_{stem}" if stem else str(index)
 
 
-class _Unseekable(io.RawIOBase):
-    """Keeps what is written until it is taken."""
+class _Tail:
+    """The end of a file, which keeps what is written until it is taken; what was taken cannot be written again.
+
+    No ``io.IOBase``: the garbage collector would close one before the archive on it, whose own end then fails.
+    """
 
     def __init__(self) -> None:
-        self._parts: list[bytes] = []
+        self._taken = 0
+        self._kept = io.BytesIO()
 
-    def writable(self) -> bool:
-        return True
+    def write(self, data: bytes, /) -> int:
+        return self._kept.write(data)
 
-    def write(self, data: Any, /) -> int:
-        self._parts.append(bytes(data))
-        return len(data)
+    def tell(self) -> int:
+        return self._taken + self._kept.tell()
+
+    def seek(self, offset: int, /) -> int:
+        return self._taken + self._kept.seek(offset - self._taken)
+
+    def flush(self) -> None:
+        """Nothing lies between this and its bytes."""
+
+    def close(self) -> None:
+        """Nothing is open."""
 
     def take(self) -> bytes:
         """What was written since the last time."""
-        taken = b"".join(self._parts)
-        self._parts.clear()
+        taken = self._kept.getvalue()
+        self._taken += len(taken)
+        self._kept = io.BytesIO()
         return taken
 
 

@@ -3,30 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+import signal
+import threading
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
 from fastapi.openapi.docs import get_swagger_ui_html
-from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.responses import StreamingResponse
 from fastapi.security import HTTPBearer
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.requests import ClientDisconnect
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
 from dermseg._version import __version__
 from dermseg.errors import DermsegError
-from dermseg.parallel import cores
 from dermseg.segmenter import Prediction
 from dermseg.serving import answers
 from dermseg.serving.config import ServiceConfig
 from dermseg.serving.inference import MOST_SAMPLES, Answer, Inference, Options
-from dermseg.serving.limits import DOCS_ASSETS, guard, page_policy
+from dermseg.serving.limits import DOCS_ASSETS, ByteBudget, guard, page_policy
 from dermseg.serving.monitoring import AccessLog, Metrics
 from dermseg.serving.problems import MEDIA_TYPE, ProblemError, install, problem_of
 from dermseg.serving.uploads import Upload, form_schema, read_form
@@ -56,7 +59,12 @@ class Choice(BaseModel):
         bool, Field(description="Predict ten views of the image and take the mean: better, and ten times slower.")
     ] = False
     mc_samples: Annotated[
-        int, Field(ge=0, le=MOST_SAMPLES, description="Predictions by Monte Carlo dropout, from 2; 0 for none.")
+        int,
+        Field(
+            ge=0,
+            le=MOST_SAMPLES,
+            description="Predictions by Monte Carlo dropout, from 2; 0 for none. With tta 5 at most, of each view.",
+        ),
     ] = 0
     attribute: Annotated[str | None, Field(description="A class of the bundle; its first if left out.")] = None
     mm_per_pixel: Annotated[
@@ -116,12 +124,12 @@ TOKEN = HTTPBearer(auto_error=False)
 router = APIRouter()
 
 
-def _inference(request: Request) -> Inference:
+async def _inference(request: Request) -> Inference:
     found: Inference = request.app.state.inference
     return found
 
 
-def _config(request: Request) -> ServiceConfig:
+async def _config(request: Request) -> ServiceConfig:
     found: ServiceConfig = request.app.state.config
     return found
 
@@ -144,8 +152,15 @@ def create_app(config: ServiceConfig, metrics_folder: Path | None = None) -> ASG
     inference = Inference(config, on_batch=metrics.batch, on_stage=metrics.stage, on_verdict=metrics.verdict)
     metrics.watch(waiting=lambda: inference.waiting, working=lambda: inference.working)
 
+    budget = ByteBudget(round(config.max_pending * 2**20))
+
+    def begin_stop() -> None:
+        inference.begin_stop()
+        asyncio.get_running_loop().call_later(config.drain, budget.close)
+
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        _at_stop(begin_stop)
         yield
         await inference.close()
 
@@ -154,6 +169,7 @@ def create_app(config: ServiceConfig, metrics_folder: Path | None = None) -> ASG
         version=__version__,
         description=DESCRIPTION,
         lifespan=lifespan,
+        servers=[{"url": "."}],  # wherever the description was found, so that a proxy may add to its path
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
@@ -164,16 +180,15 @@ def create_app(config: ServiceConfig, metrics_folder: Path | None = None) -> ASG
     app.include_router(router)
     app.mount(DOCS_ASSETS, StaticFiles(packages=[("fastapi_swagger", "resources")]))
     install(app)
-    return AccessLog(guard(app, config), metrics)
+    return AccessLog(guard(app, config, budget), metrics)
 
 
 @router.get("/docs", include_in_schema=False)
-async def docs(request: Request) -> Response:
+async def docs() -> Response:
     """Every address, described and to be tried; loads nothing from elsewhere."""
-    root = request.scope.get("root_path", "")
-    assets = root + DOCS_ASSETS
+    assets = DOCS_ASSETS.lstrip("/")  # from here, so that a proxy may add to the path
     page = get_swagger_ui_html(
-        openapi_url=f"{root}/openapi.json",
+        openapi_url="openapi.json",
         title="dermseg",
         swagger_js_url=f"{assets}/swagger-ui-bundle.js",
         swagger_css_url=f"{assets}/swagger-ui.css",
@@ -236,18 +251,20 @@ async def segment(request: Request, choice: Annotated[SegmentChoice, Query()], i
 )
 async def evaluate(
     request: Request, choice: Annotated[Choice, Query()], inference: Serving, config: Config
-) -> JSONResponse:
+) -> Response:
     """Score the mask that is found against a true one, by the official metrics of ISIC Task 1."""
     options = choice.options()
     inference.check(options)
     form = await read_form(request, files={"file": 1, "mask": 1})
     (file,), (mask,) = form["file"], form["mask"]
-    finish = partial(
-        answers.evaluate, mask=mask.content, attribute=choice.attribute, max_megapixels=config.max_megapixels
-    )
-    answer = await inference.segment(file.content, options, finish)
+
+    def finish(prediction: Prediction) -> bytes:
+        scored = answers.evaluate(prediction, mask.content, choice.attribute, max_megapixels=config.max_megapixels)
+        return answers.to_json(scored)
+
+    answer = await _unless_gone(request, inference.segment(file.content, options, finish))
     _note(request, answer)
-    return JSONResponse(answer.value, headers=answers.headers(answer))
+    return Response(answer.value, media_type=answers.media_type("json"), headers=answers.headers(answer))
 
 
 @router.post(
@@ -264,7 +281,8 @@ async def segment_batch(
     options = choice.options()
     inference.check(options)
     uploads = (await read_form(request, files={"files": config.max_files}))["files"]
-    body = _lines(inference, uploads, options) if choice.output == "json" else _archive(inference, uploads, options)
+    batch = _Batch(request, inference, options, uploads)
+    body = batch.lines() if choice.output == "json" else batch.archive()
     return StreamingResponse(body, media_type=BATCH_TYPES[choice.output])
 
 
@@ -302,10 +320,10 @@ async def _segment(
     content = (await read_form(request, files={field: 1}))[field][0].content
     answer: Answer[bytes]
     if output == "explanation":
-        answer = await inference.explain(content, options, answers.encode_explanation)
+        answer = await _unless_gone(request, inference.explain(content, options, answers.encode_explanation))
     else:
         encode = partial(answers.encode, output=output, attribute=options.attribute)
-        answer = await inference.segment(content, options, encode)
+        answer = await _unless_gone(request, inference.segment(content, options, encode))
     _note(request, answer)
     return Response(answer.value, media_type=answers.media_type(output), headers=answers.headers(answer))
 
@@ -316,51 +334,110 @@ def _note(request: Request, answer: Answer[Any]) -> None:
     request.scope["state"]["log"] = {"model": answer.bundle, "verdict": answer.verdict, "stages": stages}
 
 
-async def _lines(inference: Inference, uploads: Sequence[Upload], options: Options) -> AsyncGenerator[bytes]:
-    """NDJSON: a line for each file, in order."""
-    async for _, name, outcome in _each(inference, uploads, options, answers.result):
-        told = outcome.document(None) if isinstance(outcome, ProblemError) else outcome
-        kind = "problem" if isinstance(outcome, ProblemError) else "result"
-        yield answers.to_json({"file": name, kind: told})
+class _Batch:
+    """The photographs of one request, of which some are in work at a time.
 
+    Each is dropped, and what it held given back to others, once it is done.
+    """
 
-async def _archive(inference: Inference, uploads: Sequence[Upload], options: Options) -> AsyncGenerator[bytes]:
-    """A ZIP of masks and what else is told of each file."""
-    archive, results = answers.Archive(), []
-    finish = partial(answers.files, attribute=options.attribute)
-    async for index, name, outcome in _each(inference, uploads, options, finish):
-        if isinstance(outcome, ProblemError):
-            results.append({"file": name, "problem": outcome.document(None)})
-            continue
-        stem = answers.entry_stem(index, name)
-        results.append({"file": name, "result": f"{stem}_result.json"})
-        for kind, content in outcome.items():
-            yield archive.add(f"{stem}_{kind}", content)
-    yield archive.add("results.json", answers.to_json(results))
-    yield archive.close()
+    def __init__(self, request: Request, inference: Inference, options: Options, uploads: list[Upload]) -> None:
+        queue = request.app.state.config.queue
+        self._most = max(1, min(2 * inference.threads, queue // 4))  # which leaves places to requests with one
+        self._inference, self._options = inference, options
+        self._uploads = deque(uploads)
+        self._give_back: Callable[[int], None] = request.state.give_back
 
+    async def lines(self) -> AsyncGenerator[bytes]:
+        """NDJSON: a line for each file, in order."""
 
-async def _each(
-    inference: Inference, uploads: Sequence[Upload], options: Options, finish: Callable[[Prediction], Value]
-) -> AsyncGenerator[tuple[int, str, Value | ProblemError]]:
-    """The number and name of each file, and what ``finish`` gives or the problem it met; some are in work at a time."""
+        def line(name: str, prediction: Prediction) -> bytes:
+            return answers.to_json({"file": name, "result": answers.result(prediction)})
 
-    async def work(upload: Upload) -> Value | ProblemError:
+        async with aclosing(self._each(line)) as each:
+            async for _, name, outcome in each:
+                yield (
+                    answers.to_json({"file": name, "problem": outcome.document(None)})
+                    if isinstance(outcome, ProblemError)
+                    else outcome
+                )
+
+    async def archive(self) -> AsyncGenerator[bytes]:
+        """A ZIP of masks and what else is told of each file."""
+
+        def files(_: str, prediction: Prediction) -> dict[str, bytes]:
+            return answers.files(prediction, self._options.attribute)
+
+        def add(stem: str, files: Mapping[str, bytes]) -> bytes:
+            return b"".join(archive.add(f"{stem}_{kind}", content) for kind, content in files.items())
+
+        archive, results = answers.Archive(), []
+        async with aclosing(self._each(files)) as each:
+            async for index, name, outcome in each:
+                if isinstance(outcome, ProblemError):
+                    results.append({"file": name, "problem": outcome.document(None)})
+                else:
+                    stem = answers.entry_stem(index, name)
+                    results.append({"file": name, "result": f"{stem}_result.json"})
+                    yield await asyncio.to_thread(add, stem, outcome)
+        yield archive.add("results.json", answers.to_json(results))
+        yield archive.close()
+
+    async def _each(
+        self, finish: Callable[[str, Prediction], Value]
+    ) -> AsyncGenerator[tuple[int, str, Value | ProblemError]]:
+        """The number and name of each file, and what ``finish`` gives or the problem it met."""
+        window: deque[asyncio.Task[tuple[str, Value | ProblemError]]] = deque()
         try:
-            return (await inference.segment(upload.content, options, finish, patient=True)).value
-        except (DermsegError, ProblemError, TimeoutError) as error:
-            return problem_of(error)
+            for index in range(len(self._uploads)):
+                while self._uploads and len(window) < self._most:
+                    window.append(asyncio.create_task(self._work(self._uploads.popleft(), finish)))
+                yield index, *await window.popleft()
+        finally:  # the client went away
+            for task in window:
+                task.cancel()
 
-    window: deque[asyncio.Task[Value | ProblemError]] = deque()
+    async def _work(
+        self, upload: Upload, finish: Callable[[str, Prediction], Value]
+    ) -> tuple[str, Value | ProblemError]:
+        name = upload.name or ""
+        try:
+            answer = await self._inference.segment(upload.content, self._options, partial(finish, name), patient=True)
+            return name, answer.value
+        except (DermsegError, ProblemError, TimeoutError) as error:
+            return name, problem_of(error)
+        finally:
+            self._give_back(len(upload.content))
+
+
+async def _unless_gone(request: Request, work: Coroutine[Any, Any, Value]) -> Value:
+    """Wait for the answer to a request whose body was read; give the work up where its client leaves."""
+
+    async def left() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    answer, gone = asyncio.create_task(work), asyncio.create_task(left())
     try:
-        for index, upload in enumerate(uploads):
-            window.append(asyncio.create_task(work(upload)))
-            if len(window) > 2 * cores():
-                done = index + 1 - len(window)
-                yield done, uploads[done].name or "", await window.popleft()
-        while window:
-            done = len(uploads) - len(window)
-            yield done, uploads[done].name or "", await window.popleft()
-    finally:  # the client went away
-        for task in window:
-            task.cancel()
+        await asyncio.wait((answer, gone), return_when=asyncio.FIRST_COMPLETED)
+        if not answer.done():
+            raise ClientDisconnect
+        return answer.result()
+    finally:
+        answer.cancel()
+        gone.cancel()
+
+
+def _at_stop(call: Callable[[], object]) -> None:
+    """Have the event loop make a call, too, when the process is told to stop; the server itself says so only later."""
+    if threading.current_thread() is not threading.main_thread():  # which alone may listen to signals
+        return
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        server = signal.getsignal(number)
+
+        def both(number: int, frame: FrameType | None, server: Any = server) -> None:
+            loop.call_soon_threadsafe(call)
+            server(number, frame)
+
+        if callable(server):
+            signal.signal(number, both)

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic_core import PydanticCustomError
 
 from dermseg.errors import InputError
 
 _Positive = Annotated[float, Field(gt=0)]
+
+
+def _fit(token: SecretStr) -> SecretStr:
+    """A token without the blanks and line ends around it, which a header cannot have."""
+    text = token.get_secret_value().strip()
+    if not text or not (text.isascii() and text.isprintable()):
+        raise PydanticCustomError("token", "the token is empty or not of printable ASCII; give letters and digits")
+    return SecretStr(text)
 
 
 class ServiceConfig(BaseModel):
@@ -17,7 +26,7 @@ class ServiceConfig(BaseModel):
     Attributes:
         bundles: Names of shipped bundles, folders or zips; the first answers where a request names none. Only these
             are ever served: a request chooses among their names.
-        token: What a request must bring as ``Authorization: Bearer TOKEN``; None lets everybody in.
+        token: What a request must bring as ``Authorization: Bearer TOKEN``, printable ASCII; None lets everybody in.
         origins: Web pages' origins that may call the service from a browser (CORS), such as ``https://example.org``.
         max_upload: The largest body of a request with one image.
         max_batch_upload: The largest body of a request with many.
@@ -25,7 +34,8 @@ class ServiceConfig(BaseModel):
         max_files: The most images in one request.
         max_megapixels: The largest image that is opened.
         upload_timeout: The longest time a body may take to arrive.
-        deadline: The longest time from a body's arrival to its answer.
+        deadline: The longest time from a body's arrival to its answer; of a request with many images, from the time
+            that each has its turn.
         queue: The most images that are being worked on or wait; beyond it requests are refused for the moment.
         batch: The most images the network is given at a time; 1 is one at a time.
         batch_delay: The longest time an image waits for others to share a batch with.
@@ -36,7 +46,7 @@ class ServiceConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     bundles: Annotated[tuple[str, ...], Field(min_length=1)] = ("lesion",)
-    token: SecretStr | None = None
+    token: Annotated[SecretStr, AfterValidator(_fit)] | None = None
     origins: tuple[str, ...] = ()
     max_upload: _Positive = 32
     max_batch_upload: _Positive = 256
@@ -56,11 +66,13 @@ def settings(**values: Any) -> ServiceConfig:
     """A configuration of ``values``.
 
     Raises:
-        InputError: If one is out of range; says which, as the command's option names it.
+        InputError: If one is out of range; says which, as the command's option names it, and never shows a token.
     """
     try:
         return ServiceConfig(**values)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
+        if first["type"] == "token":
+            raise InputError(first["msg"]) from None
         name = "--" + str(first["loc"][0]).replace("_", "-")
         raise InputError(f"{name} is {first['input']}: {first['msg'][:1].lower()}{first['msg'][1:]}") from error

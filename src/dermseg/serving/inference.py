@@ -22,15 +22,16 @@ from dermseg.serving.batching import Batcher
 from dermseg.serving.config import ServiceConfig
 from dermseg.serving.problems import BusyError
 from dermseg.synthetic import draw
+from dermseg.uncertainty import TRANSFORMS
 
 if TYPE_CHECKING:
     from dermseg.explanation import Explainer, Explanation
 
 MOST_SAMPLES = 50
-"""Of Monte Carlo dropout in one request."""
+"""Predictions of one image, so that no request takes much longer than its deadline: samples times views."""
 
 _PATIENCE = 0.05  # seconds between two looks for a place
-_STOPPING = "the service is stopping and takes no more images; try again later"
+_STOPPING = "the service is stopping; try again later"
 
 Item = TypeVar("Item")
 Value = TypeVar("Value")
@@ -94,9 +95,9 @@ class Inference:
     """The bundles of a service, loaded and tried, and the threads they run in.
 
     An image is decoded in a thread, waits for a batch, goes through the network, and is concluded and encoded in a
-    thread. A batch runs on one core, and there are as many at a time as cores: a batch that is spread over several
-    takes more of their time. Images of which several predictions are made have threads of their own, so that the
-    others need not wait for them.
+    thread. A batch runs on one core, and there are as many at a time as threads: a batch that is spread over several
+    cores takes more of their time. Few images are held decoded, however many wait. Images of which several predictions
+    are made have threads of their own, so that the others need not wait for them.
 
     Args:
         config: What is served, and within which limits.
@@ -106,6 +107,7 @@ class Inference:
 
     Attributes:
         bundles: What is served, by name; the first is the default.
+        threads: Cores that images may take.
 
     Raises:
         BundleError: If a bundle cannot be used, two have one name, or one gives no probabilities for a drawn image.
@@ -131,16 +133,20 @@ class Inference:
         self.bundles: Mapping[str, Bundle] = {name: each.bundle for name, each in self._segmenters.items()}
         self._changed = threading.Condition()
         self._admitted = self._working = 0
-        self._closing = False
+        self._end = math.inf  # when what was accepted must be done, by the event loop's clock
         self._timeouts: set[asyncio.Timeout] = set()
         self._explainers: dict[str, Explainer] = {}
         self._loading = threading.Lock()
         self._pace = 0.1  # seconds an image takes in a batch: a guess, then the latest
-        threads = config.threads or cores()
+        self.threads = threads = config.threads or cores()
+        sampling = max(1, threads // 2)
         self._pool = ThreadPoolExecutor(threads, "images")
-        self._sampling = ThreadPoolExecutor(max(1, threads // 2), "samples")
+        self._sampling = ThreadPoolExecutor(sampling, "samples")
+        # Decoded images are large, and are decoded faster than they are answered.
+        self._decoded = asyncio.Semaphore(threads + config.batch)
+        self._decoded_to_sample = asyncio.Semaphore(sampling + 1)
         self._batchers = {
-            name: Batcher(partial(self._run, each), config.batch, config.batch_delay, cores())
+            name: Batcher(partial(self._run, each), config.batch, config.batch_delay, threads)
             for name, each in self._segmenters.items()
         }
 
@@ -154,14 +160,20 @@ class Inference:
         """Images that were taken and wait for a thread or a batch."""
         return max(0, self._admitted - self._working)
 
-    def check(self, options: Options) -> Segmenter:
-        """Check options, in microseconds, and give the segmenter of the bundle they name, which has none of them.
+    def check(self, options: Options) -> None:
+        """Check, in microseconds, whether a request can be accepted; what was is finished though the service stops.
 
         Whether a bundle has dropout to sample from is seen only when an image comes.
 
         Raises:
+            BusyError: If the service is stopping.
             InputError: If there is no such bundle or class, or an option is out of range.
         """
+        self.check_open()
+        self._served(options)
+
+    def _served(self, options: Options) -> Segmenter:
+        """Check options, and give the segmenter of the bundle they name, which has none of them."""
         name = next(iter(self._segmenters)) if options.bundle is None else options.bundle
         if name not in self._segmenters:
             raise InputError(f"there is no bundle {name!r} here; {choose_from(name, self._segmenters)}")
@@ -171,13 +183,25 @@ class Inference:
             raise InputError(f"the bundle {name!r} has no class {attribute!r}; {choose_from(attribute, classes)}")
         if options.mc_samples != 0 and not 2 <= options.mc_samples <= MOST_SAMPLES:
             raise InputError(f"mc_samples is {options.mc_samples}; expected 0 for none, or 2 to {MOST_SAMPLES}")
+        if options.tta and options.mc_samples * len(TRANSFORMS) > MOST_SAMPLES:
+            raise InputError(
+                f"mc_samples is {options.mc_samples} with tta, which predicts {len(TRANSFORMS)} views as often each; "
+                f"expected 0 for none, or 2 to {MOST_SAMPLES // len(TRANSFORMS)}"
+            )
         segmenter.varied(threshold=options.threshold, mm_per_pixel=options.mm_per_pixel)
         return segmenter
 
     def check_open(self) -> None:
         """Raise BusyError when the service is stopping."""
-        if self._closing:
+        if self._end < math.inf:
             raise BusyError(_STOPPING)
+
+    def begin_stop(self) -> None:
+        """Accept no more requests, and finish those that were accepted within ``drain`` seconds; on the event loop."""
+        self._end = min(self._end, asyncio.get_running_loop().time() + self._config.drain)
+        for timeout in self._timeouts:
+            if not timeout.expired():
+                timeout.reschedule(min(self._end, timeout.when() or math.inf))
 
     async def segment(
         self, content: bytes, options: Options, finish: Callable[[Prediction], Value], *, patient: bool = False
@@ -191,16 +215,17 @@ class Inference:
             patient: Whether to wait for a place, until the deadline, where there is none at once.
 
         Raises:
-            BusyError: If as many images are in work or wait as may, or the service is stopping.
+            BusyError: If as many images are in work or wait as may, or the service stops before there is an answer.
             TimeoutError: If there is no answer at the deadline. Nothing further is begun then; what a thread is at goes
                 on to its end, and until then the image counts as one in work.
             ImageError: If the image cannot be used; the subclass says why.
             InputError: As of ``check``, or if the bundle has no dropout to sample from.
         """
         begun = time.perf_counter()
-        served = self.check(options)
+        served = self._served(options)
         batcher = None if options.tta or options.mc_samples else self._batchers[served.name]
-        async with self._place(patient) as place:
+        decoded = self._decoded if batcher else self._decoded_to_sample
+        async with self._place(patient) as place, decoded:
             with batcher.expecting() if batcher else nullcontext():
                 prepare = partial(_prepare, served, options)
                 (segmenter, prepared), decode = await place.until(self._submit(self._pool, prepare, content))
@@ -221,7 +246,7 @@ class Inference:
             MissingExtraError: Without torch.
         """
         begun = time.perf_counter()
-        name = self.check(options).name
+        name = self._served(options).name
         if options.tta or options.mc_samples or options.threshold is not None:
             raise InputError("an explanation is of one prediction; leave out tta, mc_samples and threshold")
         work = partial(self._explain, self.bundles[name], options.attribute, finish)
@@ -231,20 +256,12 @@ class Inference:
         return self._answer(value, name, verdict, Seconds(0.0, queue, network, 0.0))
 
     async def close(self) -> None:
-        """Take no more images, finish those that were taken within ``drain`` seconds, and end the threads.
-
-        What is not answered by then meets its deadline.
-        """
-        with self._changed:
-            self._closing = True
+        """Stop, as ``begin_stop`` does, and end the threads: at once where nothing is in work."""
+        self.begin_stop()
         loop = asyncio.get_running_loop()
-        end = loop.time() + self._config.drain
-        for timeout in self._timeouts:
-            if not timeout.expired():
-                timeout.reschedule(min(end, timeout.when() or end))
-        await asyncio.to_thread(self._wait_until_empty)
+        await asyncio.to_thread(self._wait_until_empty, self._end - loop.time())
         for batcher in self._batchers.values():
-            await asyncio.to_thread(batcher.close, max(0.1, end - loop.time()))
+            await asyncio.to_thread(batcher.close, max(0.1, self._end - loop.time()))
         for pool in (self._pool, self._sampling):
             pool.shutdown(wait=False)
 
@@ -270,7 +287,10 @@ class Inference:
     @asynccontextmanager
     async def _place(self, patient: bool = False) -> AsyncIterator[_Place]:
         """A place among the images in work, until the deadline."""
-        timeout, place = asyncio.timeout(self._config.deadline), None
+        now = asyncio.get_running_loop().time()
+        if now >= self._end:
+            raise BusyError(_STOPPING)
+        timeout, place = asyncio.timeout_at(min(now + self._config.deadline, self._end)), None
         self._timeouts.add(timeout)
         try:
             async with timeout:
@@ -278,6 +298,10 @@ class Inference:
                     await asyncio.sleep(_PATIENCE)
                 place = _Place(self._enter, self._leave)
                 yield place
+        except TimeoutError:
+            if timeout.when() == self._end:
+                raise BusyError(_STOPPING) from None
+            raise
         finally:
             self._timeouts.discard(timeout)
             if place is not None:
@@ -285,8 +309,7 @@ class Inference:
 
     def _enter(self) -> None:
         with self._changed:
-            retry_after = max(1, math.ceil(self._admitted * self._pace / cores()))
-            self.check_open()
+            retry_after = max(1, math.ceil(self._admitted * self._pace / self.threads))
             if self._admitted >= self._config.queue:
                 raise BusyError(f"{self._admitted} images are in work already; try again later", retry_after)
             self._admitted += 1
@@ -296,9 +319,9 @@ class Inference:
             self._admitted -= 1
             self._changed.notify_all()
 
-    def _wait_until_empty(self) -> None:
+    def _wait_until_empty(self, timeout: float) -> None:
         with self._changed:
-            self._changed.wait_for(lambda: not self._admitted, self._config.drain)
+            self._changed.wait_for(lambda: not self._admitted, timeout)
 
     def _run(self, segmenter: Segmenter, images: Sequence[Prepared]) -> list[tuple[Outcome, float]]:
         """Run the network on a batch; gives each image's outcome and the seconds of all."""

@@ -1,6 +1,7 @@
 """What every request passes on its way in: an id, the token, limits of size and time, headers on its answer.
 
-Each part is an ASGI application around another, which looks at messages as they pass and keeps none of them.
+Each part is an ASGI application around another, which looks at messages as they pass and keeps none of them. What
+comes before a request is one, and after its answer is written, is left to ``BoundedHttp``.
 """
 
 from __future__ import annotations
@@ -13,10 +14,13 @@ import re
 import uuid
 from base64 import b64encode
 from collections.abc import Collection, Mapping
+from http import HTTPStatus
+from typing import Any, cast
 
 from starlette.datastructures import MutableHeaders
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from dermseg.serving.config import ServiceConfig
 from dermseg.serving.problems import BusyError, ProblemError, problem_response, request_id
@@ -199,7 +203,7 @@ class BearerToken:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it."""
-        if scope["type"] != "http" or _path(scope) in self._open_paths:
+        if scope["type"] != "http" or scope["path"] in self._open_paths:
             await self._app(scope, receive, send)
             return
         given = [value for name, value in scope["headers"] if name == b"authorization"]
@@ -226,11 +230,17 @@ class ByteBudget:
 
     Attributes:
         held: Bytes taken and not given back.
+        closed: Whether no more are taken at all, since the service ends.
     """
 
     def __init__(self, limit: int) -> None:
         self.held = 0
+        self.closed = False
         self._limit = limit
+
+    def close(self) -> None:
+        """Take no more."""
+        self.closed = True
 
     def has(self, size: int) -> bool:
         """Whether ``size`` bytes are left."""
@@ -248,9 +258,9 @@ class ByteBudget:
 class BodyLimit:
     """Refuses bodies that are too large (413), too slow (408) or too many at a time (503).
 
-    A body is counted as it arrives, and against the budget until its request is answered. A ``Content-Length`` that
-    cannot be met is refused at once, but reserves nothing: a client that promises much and sends nothing takes
-    nothing from others.
+    A body is counted as it arrives, and against the budget until its request is answered, or calls
+    ``scope["state"]["give_back"]`` with the bytes that it holds no longer. A ``Content-Length`` that cannot be met is
+    refused at once, but reserves nothing: a client that promises much and sends nothing takes nothing from others.
 
     Args:
         app: An ASGI application.
@@ -274,13 +284,19 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        limit = self._limits.get(_path(scope), self._limit)
+        limit = self._limits.get(scope["path"], self._limit)
         until = asyncio.get_running_loop().time() + self._timeout
         promised = _header(scope, b"content-length") or b""
         refusal = self._refuse(int(promised), 0, limit) if promised.isdigit() else None
         taken = 0
         arriving = True
         started = False
+
+        def give_back(size: int) -> None:
+            nonlocal taken
+            size = min(size, taken)  # what is late finds that all was given back
+            taken -= size
+            self._budget.give_back(size)
 
         async def counted() -> Message:
             nonlocal refusal, taken, arriving
@@ -313,6 +329,7 @@ class BodyLimit:
                 started = True
                 await send(message)
 
+        scope.setdefault("state", {})["give_back"] = give_back
         try:
             if refusal is None:
                 await self._app(scope, counted, unless_refused)
@@ -320,7 +337,7 @@ class BodyLimit:
             if refusal is None or started:
                 raise
         finally:
-            self._budget.give_back(taken)
+            give_back(taken)
         if refusal is not None and not started:
             await problem_response(refusal, request_id(scope))(scope, receive, send)
 
@@ -330,9 +347,105 @@ class BodyLimit:
             return ProblemError(
                 413, f"the body has more than the {limit / _MIB:g} MiB that this path takes; send less at a time"
             )
+        if size and self._budget.closed:
+            return BusyError("the service is stopping; try again later")
         if not self._budget.has(size):
             return BusyError("the service holds as many uploads as it may at this moment; try again in a few seconds")
         return None
+
+
+class BoundedHttp(HttpToolsProtocol):
+    """A connection as uvicorn has it, within bounds that uvicorn has not.
+
+    What is no body, heads above all, must be small, and a head must arrive in time. What is written must be taken in
+    time, too: a client that does not read would keep its answer here for ever. Who oversteps a bound is cut off.
+
+    Attributes:
+        most_connections: At a time; many systems let a process open no more than 1024 files.
+        most_bytes: That may arrive without a byte of a body among them; seen after each read, of 256 KiB at most.
+        head_seconds: From the beginning of a connection, or of a later request, to the end of the head.
+        answer_seconds: For the client to take what is written.
+    """
+
+    most_connections = 900
+    most_bytes = 64 * 2**10
+    head_seconds: float = 10
+    answer_seconds: float = 30
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._bytes = 0
+        self._head: asyncio.TimerHandle | None = None
+        self._answer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin to wait for a head."""
+        super().connection_made(cast(asyncio.Transport, transport))
+        self._head = self.loop.call_later(self.head_seconds, transport.close)
+        if len(self.connections) > self.most_connections:
+            self._refuse(BusyError("the service has as many connections as it may; try again in a few seconds"))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Wait for nothing more."""
+        for timer in (self._head, self._answer):
+            if timer:
+                timer.cancel()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Take what the client sends."""
+        self._bytes += len(data)
+        super().data_received(data)
+        if self._bytes > self.most_bytes:
+            self._refuse(ProblemError(431, f"the headers have more than {self.most_bytes} bytes; send fewer of them"))
+        elif self._head is None and self._is_idle():
+            self._head = self.loop.call_later(self.head_seconds, self.transport.close)
+
+    def on_headers_complete(self) -> None:
+        """Wait for the head no longer."""
+        if self._head:
+            self._head.cancel()
+            self._head = None
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """Leave the body to the limits of bodies."""
+        self._bytes = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """Count anew for the next request."""
+        self._bytes = 0
+        super().on_message_complete()
+
+    def pause_writing(self) -> None:
+        """Begin to wait for the client to read."""
+        self._answer = self.loop.call_later(self.answer_seconds, self.transport.abort)
+        super().pause_writing()
+
+    def resume_writing(self) -> None:
+        """Wait for it no longer."""
+        if self._answer:
+            self._answer.cancel()
+        super().resume_writing()
+
+    def shutdown(self) -> None:
+        """End after the request in work, or shortly before the server would break it off, which it calls an error."""
+        super().shutdown()
+        if grace := self.config.timeout_graceful_shutdown:
+            self.loop.call_later(grace - 1, self.transport.abort)
+
+    def _is_idle(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
+
+    def _refuse(self, problem: ProblemError) -> None:
+        """Close the connection, with an answer unless another one may be under way."""
+        if self._is_idle():
+            answer = problem_response(problem, None)
+            head = [f"HTTP/1.1 {problem.status} {HTTPStatus(problem.status).phrase}".encode()]
+            head += [name + b": " + value for name, value in (*answer.raw_headers, (b"connection", b"close"))]
+            self.transport.write(b"\r\n".join([*head, b"", bytes(answer.body)]))
+        self.transport.close()
 
 
 def page_policy(page: bytes) -> str:
@@ -372,10 +485,3 @@ def _header(scope: Scope, name: bytes) -> bytes | None:
 
 def _has_body(scope: Scope) -> bool:
     return _header(scope, b"transfer-encoding") is not None or (_header(scope, b"content-length") or b"0") != b"0"
-
-
-def _path(scope: Scope) -> str:
-    """The path that the router sees: without the prefix a proxy took off."""
-    path: str = scope["path"]
-    root: str = scope.get("root_path", "")
-    return path[len(root) :] if root and path.startswith(f"{root}/") else path

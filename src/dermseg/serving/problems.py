@@ -44,6 +44,13 @@ _STATUS: dict[type[Exception], int] = {
 """Of errors whose message is the detail. A bundle that breaks while it is served is none of them: no request chose its
 files, and its message names them. It is a fault of the service, 500, for the log."""
 
+_ELSEWHERE = {
+    "<bytes>": "the file",
+    " or raise max_megapixels": "",
+    "give a point (x, y) of the image to explain instead": "there is nothing to explain",
+}
+"""What errors say to those who call Python, and what is said to clients instead."""
+
 _TITLES = {413: "Content Too Large", 422: "Unprocessable Content"}  # older Pythons have older names for these
 
 _DETAILS = {
@@ -121,7 +128,10 @@ def problem_of(error: Exception) -> ProblemError:
         return ProblemError(400, "the connection was closed before the request was complete; send it again")
     for kind in type(error).__mro__:
         if status := _STATUS.get(kind):
-            return ProblemError(status, str(error).replace("<bytes>", "the file"))
+            sentence = str(error)
+            for said, instead in _ELSEWHERE.items():
+                sentence = sentence.replace(said, instead)
+            return ProblemError(status, sentence)
     return ProblemError(
         500, "the service failed, which is no fault of the request; its log has the cause, under the id of the request"
     )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import math
+import os
 import signal
 import socket
 import tempfile
@@ -12,14 +15,16 @@ from pathlib import Path
 import uvicorn
 from uvicorn.supervisors import Multiprocess
 
-from dermseg.bundle import Bundle
 from dermseg.errors import InputError
 from dermseg.serving.api import create_app
 from dermseg.serving.config import ServiceConfig
+from dermseg.serving.inference import Inference
+from dermseg.serving.limits import BoundedHttp
 from dermseg.serving.monitoring import logging_config
 
 BACKLOG = 1024  # connections that wait to be accepted; beyond it the kernel refuses
 KEEP_ALIVE = 30  # seconds that an idle connection is kept
+WORKER_SILENCE = 60  # seconds
 
 
 def run(
@@ -51,21 +56,23 @@ def run(
             partial(create_app, config, Path(shared) if several else None),
             factory=True,
             workers=workers,
+            http=BoundedHttp,
             lifespan="on",
             ws="none",
             access_log=False,
             server_header=False,
             backlog=BACKLOG,
             timeout_keep_alive=KEEP_ALIVE,
-            # A little longer than the service's own, which says more of what it gives up.
-            timeout_graceful_shutdown=round(config.drain) + 5,
+            # uvicorn kills a worker that says nothing for so long, as one that is still importing does not.
+            timeout_worker_healthcheck=WORKER_SILENCE,
+            # A little longer than the service's own, which tells clients what becomes of their requests.
+            timeout_graceful_shutdown=math.ceil(config.drain) + 2,
             log_config=logging_config(log_level),
             log_level=log_level,
         )
         # What cannot be used is said here, before any process is started.
         if several:
-            for bundle in config.bundles:
-                Bundle.load(bundle).verify()
+            asyncio.run(Inference(config).close())
         else:
             server.load()
         announce(f"dermseg serves {', '.join(config.bundles)} at {_address(host, listener)} (try /docs)")
@@ -85,9 +92,8 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=family, backlog=BACKLOG)
     except OSError as error:
-        raise InputError(
-            f"{host} port {port} cannot be listened on: {error.strerror or error}; try another --port"
-        ) from error
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise InputError(f"{host} port {port} cannot be listened on: {reason}; try another --port") from error
 
 
 def _address(host: str, listener: socket.socket) -> str:
