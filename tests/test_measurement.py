@@ -16,6 +16,7 @@ from hypothesis.extra import numpy as hnp
 from scipy import ndimage
 from scipy.spatial.distance import pdist
 
+from dermseg import measurement
 from dermseg.errors import InputError
 from dermseg.measurement import LEAST_SHARE, REFERENCE_COLOURS, SIDE, Measurements, check_scale, measure
 
@@ -520,3 +521,18 @@ def test_the_result_does_not_depend_on_how_the_arrays_lie_in_memory() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (*mask.shape, 3), np.uint8)
     assert measure(np.asfortranarray(pixels), np.asfortranarray(mask)) == measure(pixels, mask)
     assert measure(pixels[::-1, ::-1], mask[::-1, ::-1]) == measure(pixels[::-1, ::-1].copy(), mask[::-1, ::-1].copy())
+
+
+@pytest.mark.parametrize("shape", [(3, 500), (500, 3), (7, 900), (900, 9), (40, 50)])
+def test_a_strip_is_reduced_like_any_other_image(shape: tuple[int, int]) -> None:
+    factor, image = 16, np.random.default_rng(0).random(shape).astype(np.float32)
+    padded = np.pad(image, [(0, -side % factor) for side in shape])
+    blocks = padded.reshape(padded.shape[0] // factor, factor, padded.shape[1] // factor, factor)
+    assert measurement._reduced(image, factor, cv2.BORDER_CONSTANT) == pytest.approx(blocks.mean(axis=(1, 3)), abs=1e-6)
+
+
+def test_a_strip_of_a_million_pixels_is_measured() -> None:
+    # Padded to multiples of the factor before it is reduced, it would take some 8 GB.
+    found = measure(np.full((1, 1_000_000, 3), 90, np.uint8), np.ones((1, 1_000_000), np.bool_))
+    assert found is not None
+    assert (found.area, found.perimeter) == (1_000_000, pytest.approx(2_000_000))

@@ -370,5 +370,16 @@ def _resized(image: Image, width: int, height: int) -> Image:
 def _reduced(image: Image, factor: int, border: int) -> Image:
     """Means of factor x factor pixels, which is much faster than any other factor; made to fit by a border."""
     height, width = image.shape[:2]
-    fitting = cast(Image, cv2.copyMakeBorder(image, 0, -height % factor, 0, -width % factor, border))
-    return _resized(fitting, fitting.shape[1] // factor, fitting.shape[0] // factor)
+    rows, columns = -(-height // factor), -(-width // factor)
+    if min(height, width) < factor:  # a strip is shortened first: made to fit as it is, it would be many times larger
+        along = (1, factor) if height < width else (factor, 1)
+        fitting = _padded(image, *along, border)
+        image = _resized(fitting, columns, height) if height < width else _resized(fitting, width, rows)
+        return _resized(_padded(image, *along[::-1], border), columns, rows)
+    return _resized(_padded(image, factor, factor, border), columns, rows)
+
+
+def _padded(image: Image, rows: int, columns: int, border: int) -> Image:
+    """The image with a border below and to the right, so that its sides are multiples of these."""
+    height, width = image.shape[:2]
+    return cast(Image, cv2.copyMakeBorder(image, 0, -height % rows, 0, -width % columns, border))
