@@ -8,6 +8,7 @@ import shutil
 import struct
 import zipfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -219,7 +220,7 @@ def test_processing_of_a_newer_version_is_refused(folder: Path) -> None:
 def test_what_does_not_exist_is_answered_with_the_shipped_names(tmp_path: Path) -> None:
     names = ", ".join(bundle.name for bundle in SHIPPED)
     for given in ("lesions", "./lesion", str(tmp_path / "none.zip")):
-        message = refusal(BundleError, lambda given=given: Bundle.load(given))  # type: ignore[misc]
+        message = refusal(BundleError, partial(Bundle.load, given))
         assert message == f"there is no bundle {given!r}; give a folder, a zip or one of: {names}"
 
 
@@ -302,7 +303,7 @@ def test_write_removes_nothing_but_a_bundle(
 def test_write_into_a_file_or_below_one_is_refused(dark_bundle: Bundle, tmp_path: Path) -> None:
     (file := tmp_path / "file").write_bytes(b"mine")
     for target, reason in ((file, "is a file"), (file / "a" / "b", f"lies below the file {file}")):
-        message = refusal(InputError, lambda target=target: write(target, dark_bundle.manifest, {}))  # type: ignore[misc]
+        message = refusal(InputError, partial(write, target, dark_bundle.manifest, {}))
         assert message == f"{target} {reason}; give a folder for the bundle"
     assert tree(tmp_path) == {"file": b"mine"}
 

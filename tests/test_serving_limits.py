@@ -25,7 +25,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr, ValidationError
 from starlette.responses import PlainTextResponse, StreamingResponse
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Message
 
 from dermseg.errors import (
     BrokenImageError,
@@ -44,6 +44,15 @@ from dermseg.serving.problems import BusyError, ProblemError, install, problem_o
 
 KIB = 2**10
 TOKEN = "s3cret-token"
+
+
+async def silent() -> Message:
+    """A client that sends nothing."""
+    return {"type": "http.disconnect"}
+
+
+async def unheard(message: Message) -> None:
+    """A client that does not listen."""
 
 
 @contextmanager
@@ -663,7 +672,7 @@ def test_no_header_breaks_the_check(values: list[bytes]) -> None:
 
     async def call() -> None:
         scope = {"type": "http", "path": "/segment", "headers": [(b"authorization", value) for value in values]}
-        await BearerToken(inner, "right")(scope, None, send)  # type: ignore[arg-type]
+        await BearerToken(inner, "right")(scope, silent, send)
 
     asyncio.run(call())
     right = len(values) == 1 and re.fullmatch(rb"(?i)bearer +right *", values[0])
@@ -769,7 +778,7 @@ def test_the_id_is_seen_inside_and_outside() -> None:
         seen.append(scope["state"]["request_id"])
 
     scope: dict[str, Any] = {"type": "http", "headers": []}
-    asyncio.run(RequestId(inner)(scope, None, None))  # type: ignore[arg-type]
+    asyncio.run(RequestId(inner)(scope, silent, unheard))
     assert seen == [scope["state"]["request_id"]]
 
 
