@@ -98,6 +98,27 @@ def on_mask(mask: Tensor, config: AugmentationConfig) -> Tensor:
     return warp(mask.expand(-1, 3, -1, -1), mask, config, padding=0)[1]
 
 
+def test_beyond_the_image_lies_its_mirror_image_or_padding() -> None:
+    image, mask = torch.full((8, 3, SIDE, SIDE), 0.8), torch.ones(8, 1, SIDE, SIDE)
+    for elastic in (0.0, 0.02):
+        smaller = only(scale=(0.5, 0.5), rotation=45, elastic=elastic)
+        grey, cut = warp(image, mask, smaller, padding=0.5)
+        assert grey[..., 0, 0].unique().tolist() == [0.5]
+        assert cut[..., 0, 0].unique().tolist() == [0]
+        mirrored, whole = warp(image, mask, smaller.model_copy(update={"mirror": 1.0}), padding=0.5)
+        torch.testing.assert_close(mirrored, image)
+        torch.testing.assert_close(whole, mask)
+
+
+def test_image_and_mask_are_mirrored_alike() -> None:
+    mask = disc(9)
+    config = only(scale=(0.5, 0.5), mirror=1.0)
+    moved_image, moved_mask = warp(mask.expand(-1, 3, -1, -1), mask, config, padding=0)
+    torch.testing.assert_close(moved_image[:, :1], moved_mask)
+    # Of a quarter of the area it is there four times: in the middle, four halves at the sides, four corners.
+    assert moved_mask.mean().item() == pytest.approx(mask.mean().item(), rel=0.05)
+
+
 # --- together ------------------------------------------------------------------------------------
 
 
@@ -150,7 +171,8 @@ def test_each_change_changes_what_it_should_and_nothing_else(name: str) -> None:
 
 
 def test_every_change_is_tested() -> None:
-    assert SETTINGS.keys() == AugmentationConfig.model_fields.keys() - {"strength", "holes", "hole_size"}
+    how = {"strength", "mirror", "holes", "hole_size"}  # they change nothing by themselves
+    assert SETTINGS.keys() == AugmentationConfig.model_fields.keys() - how
 
 
 @pytest.mark.parametrize("config", [NONE, DEFAULT, STRONG], ids=["none", "default", "strong"])

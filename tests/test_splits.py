@@ -25,6 +25,7 @@ from dermseg.data.catalog import ATTRIBUTES, Part, Sample
 from dermseg.data.duplicates import near_duplicates
 from dermseg.data.splits import (
     ATTRIBUTE_TABLE,
+    COPIES,
     DEFAULT,
     SPLITS,
     Shipped,
@@ -66,6 +67,11 @@ def shipped_rows(table: Path = DEFAULT) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def copies() -> list[tuple[str, str]]:
+    with COPIES.open(newline="", encoding="utf-8") as file:
+        return [(row["one"], row["other"]) for row in csv.DictReader(file)]
+
+
 # --- the shipped tables --------------------------------------------------------------------------
 
 
@@ -100,12 +106,20 @@ def test_a_network_of_attributes_alone_has_a_table_of_its_own(classes: list[str]
 def test_a_tenth_of_the_lesions_of_ham10000_is_on_tune_and_another_on_test() -> None:
     lesions = {row["group"]: row["split"] for row in shipped_rows() if row["group"].startswith("HAM_")}
     tenth = round(len(lesions) / 10)
-    assert Counter(lesions.values()) == {"tune": tenth, "test": tenth, "train": len(lesions) - 2 * tenth}
+    moved = {"tune": 1, "test": 1, "train": -2}  # as copies of images there
+    due = {"tune": tenth, "test": tenth, "train": len(lesions) - 2 * tenth}
+    assert Counter(lesions.values()) == {side: count + moved[side] for side, count in due.items()}
 
 
 def test_a_tenth_of_isic_2017_training_is_on_tune() -> None:
     ids = [row for row in shipped_rows() if not row["group"].startswith("HAM_")]
-    assert sum(row["split"] == "tune" for row in ids) == 200
+    assert sum(row["split"] == "tune" for row in ids) == 200 - 2 + 4  # 2 are copies of test, 4 copies of what is here
+
+
+def test_copies_stand_on_one_side() -> None:
+    table = read()
+    assert len(copies()) == 27
+    assert [(one, other) for one, other in copies() if table[one] != table[other]] == []
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +133,7 @@ def ids(samples: list[Sample], source: str, folder: str = "") -> set[str]:
 
 @needs_data
 def test_the_shipped_table_is_what_draw_gives(real: list[Sample]) -> None:
-    lines = ["id,group,split", *(",".join(row) for row in draw(real))]
+    lines = ["id,group,split", *(",".join(row) for row in draw(real, copies()))]
     assert DEFAULT.read_text(encoding="utf-8").splitlines() == lines
 
 
@@ -149,10 +163,15 @@ def test_every_real_image_is_in_the_table_and_no_lesion_is_split(real: list[Samp
         sides[s.group].add(split_of(s, table))
     assert all(len(on) == 1 for on in sides.values())
     assert Counter(split_of(s, table) for s in real if s.source == "isic2017") == {
-        "train": 1800,
-        "tune": 200,
-        "test": 150,
+        "train": 1778,
+        "tune": 202,
+        "test": 170,
     }
+
+
+def sides_before_copies_were_moved(real: list[Sample]) -> dict[str, Split]:
+    """Of lesions; by these the attributes' table was drawn."""
+    return {id: side for id, _, side in draw(real)}
 
 
 # --- the table of attributes ---------------------------------------------------------------------
@@ -173,9 +192,10 @@ def test_no_lesion_network_was_trained_on_what_attributes_are_tuned_or_tested_on
 def test_what_the_lesion_was_tuned_on_keeps_its_side_unless_a_near_duplicate_was_trained_on() -> None:
     rows = shipped_rows(ATTRIBUTE_TABLE)
     lesion = {row["id"]: row["split"] for row in shipped_rows()}
-    trained = {row["group"] for row in rows if lesion[row["id"]] == "train"}
+    copied = {id for pair in copies() for id in pair}  # some were trained on when the attributes' table was drawn
+    trained = {row["group"] for row in rows if lesion[row["id"]] == "train" or row["id"] in copied}
     moved = [row for row in rows if lesion[row["id"]] == "tune" and row["split"] != "tune"]
-    assert len(moved) == 10
+    assert len(moved) == 14
     assert {row["group"] for row in moved} <= trained
     assert {row["split"] for row in moved} == {"train"}
 
@@ -183,7 +203,8 @@ def test_what_the_lesion_was_tuned_on_keeps_its_side_unless_a_near_duplicate_was
 @needs_data
 def test_the_shipped_table_of_attributes_is_what_draw_attributes_gives_for_its_groups(real: list[Sample]) -> None:
     groups = {row["id"]: row["group"] for row in shipped_rows(ATTRIBUTE_TABLE)}
-    lines = ["id,group,split", *(",".join(row) for row in draw_attributes(real, groups=groups))]
+    drawn = draw_attributes(real, sides_before_copies_were_moved(real), groups)
+    lines = ["id,group,split", *(",".join(row) for row in drawn)]
     assert ATTRIBUTE_TABLE.read_text(encoding="utf-8").splitlines() == lines
     assert list(groups) == [s.id for s in real if s.source == "isic2018"]
 
@@ -233,7 +254,7 @@ def test_known_photographs_of_one_lesion_are_found_among_others(real: list[Sampl
 @needs_data
 def test_images_whose_lesion_is_tested_keep_their_side_and_the_unmasked_fill_the_rest(real: list[Sample]) -> None:
     masked = {s.id for s in real if s.source == "isic2018" and "lesion" in s.masks}
-    lesion, rows = read(), shipped_rows(ATTRIBUTE_TABLE)
+    lesion, rows = sides_before_copies_were_moved(real), shipped_rows(ATTRIBUTE_TABLE)
     came = Counter((lesion[row["id"]] if row["id"] in masked else "unmasked", row["split"]) for row in rows)
     assert came == {
         ("train", "train"): 1763,

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.nn.modules.module import register_module_forward_pre_hook
 from transformers import MobileNetV2Config, MobileNetV2Model
 
 from dermseg import synthetic
@@ -31,6 +32,7 @@ from dermseg.data.catalog import CC0, CC_BY_NC
 from dermseg.errors import BundleError, DataError, InputError, RecipeError
 from dermseg.metrics import Confusion
 from dermseg.models import build
+from dermseg.models.light import Light
 from dermseg.training.bundling import begin_with, licence_of_weights
 from dermseg.training.config import Recipe
 from dermseg.training.datamodule import ShuffledBatches
@@ -664,6 +666,21 @@ def test_a_frozen_part_keeps_the_statistics_of_its_normalisation(place: Place, t
     before, after = began.network().state_dict(), ended.network().state_dict()
     changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
     assert changed == {"decoder", "head"}
+
+
+def test_the_first_epochs_may_be_of_smaller_images(place: Place, tmp_path: Path) -> None:
+    sides: dict[bool, list[int]] = {True: [], False: []}
+
+    def look(module: torch.nn.Module, given: tuple[Any, ...]) -> None:
+        if isinstance(module, Light):
+            sides[module.training].append(given[0].shape[-1])
+
+    with register_module_forward_pre_hook(look):
+        bundle = place.train(tmp_path / "run", place.recipe(input_size=64, early_size=32, early_epochs=2))
+    steps = len(sides[True]) // EPOCHS
+    assert sides[True] == [32] * 2 * steps + [64] * steps
+    assert set(sides[False]) == {64}
+    assert bundle.manifest.input_size == 64
 
 
 def test_no_lesion_network_begins_with_what_saw_its_test_images(run: Run) -> None:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from dermseg.data import tables
 from dermseg.data.catalog import ATTRIBUTES, PLAIN, Part, Sample
-from dermseg.data.duplicates import near_duplicates
+from dermseg.data.duplicates import join, near_duplicates
 from dermseg.errors import DataError, InputError
 from dermseg.imaging import read_mask
 
@@ -29,6 +29,7 @@ STRICTEST: tuple[Split, ...] = ("test", "tune", "train")
 SIDE_OF_PART: Mapping[Part, Split] = {"train": "train", "validation": "tune", "test": "test"}
 DEFAULT = Path(__file__).parents[1] / "splits" / "default.csv"
 ATTRIBUTE_TABLE = DEFAULT.with_name("attributes.csv")
+COPIES = DEFAULT.with_name("copies.csv")
 
 
 class Shipped(dict[str, Split]):
@@ -99,13 +100,17 @@ def select(samples: Iterable[Sample], split: str, table: Mapping[str, Split] | N
     return [sample for sample in samples if split == "all" or split_of(sample, table) == split]
 
 
-def draw(samples: Sequence[Sample]) -> list[tuple[str, str, Split]]:
+def draw(samples: Sequence[Sample], pairs: Iterable[tuple[str, str]] = ()) -> list[tuple[str, str, Split]]:
     """Draw the shipped table from ISIC 2017, ISIC 2018 and HAM10000.
 
     ``test`` is ISIC 2017 validation, ISIC 2017 test where ``samples`` hold it, and a tenth of HAM10000's lesions;
     ``tune`` a tenth of ISIC 2017 training and another tenth of the lesions. ISIC 2018 training images follow ISIC
     2017; those without a lesion mask in ``samples`` are ``test``: the shipped table was drawn from a copy that lacks
-    the masks of ISIC 2017's test images.
+    the masks of ISIC 2017's test images. Copies are on the stricter of their sides, with all images of their lesion.
+
+    Args:
+        samples: Of these data sets.
+        pairs: Ids of images that are copies of each other; the shipped table's are ``COPIES``.
 
     Returns:
         Rows of id, group, split, ordered by id.
@@ -117,8 +122,14 @@ def draw(samples: Sequence[Sample]) -> list[tuple[str, str, Split]]:
     side |= _tenths([s.group for s in by_source["ham10000"]], ("tune", "test"))
     for sample in by_source["isic2018"]:
         side.setdefault(sample.id, "train" if "lesion" in sample.masks else "test")
-    rows = {s.id: (s.id, s.group, side[s.group]) for source in by_source.values() for s in source}
-    return [rows[key] for key in sorted(rows)]
+    group_of = {s.id: s.group for source in by_source.values() for s in source}
+    joined = join((group_of[one], group_of[other]) for one, other in pairs)
+    together: dict[str, list[str]] = defaultdict(list)
+    for group, first in joined.items():
+        together[first].append(group)
+    for groups in together.values():
+        side |= dict.fromkeys(groups, min((side[group] for group in groups), key=STRICTEST.index))
+    return [(id, group, side[group]) for id, group in sorted(group_of.items())]
 
 
 def draw_attributes(
@@ -134,7 +145,8 @@ def draw_attributes(
 
     Args:
         samples: Of ISIC 2018; others are ignored.
-        lesion: The table of the lesion; the shipped one if None.
+        lesion: The table of the lesion; the shipped one if None. The shipped table of attributes was drawn by the one
+            before copies were moved, which had more images on ``train``.
         groups: What ``near_duplicates`` finds, which takes minutes; it is called if None.
 
     Returns:

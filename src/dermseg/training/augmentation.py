@@ -67,13 +67,16 @@ def warp(image: Tensor, mask: Tensor, config: AugmentationConfig, padding: float
         angle=angle,
     )[:, :2].to(image)
     both = torch.cat([image - padding, mask], dim=1)
+    # What lies around a lesion that is made smaller is mostly skin. Drawn only where it is asked for, so that without
+    # it the other changes stay as they are.
+    outside = "reflection" if config.mirror and torch.rand(()) < config.mirror else "zeros"
     if config.elastic:
         x, y = _bent_coordinates(matrix, height, width, config.elastic)
-        both = remap(both, x, y, align_corners=True)
+        both = remap(both, x, y, padding_mode=outside, align_corners=True)
     else:
         # Flips and quarter turns alone move whole pixels; they need no interpolation, and lose nothing without it.
         mode = "bilinear" if bent else "nearest"
-        both = warp_affine(both, matrix, (height, width), mode=mode, align_corners=True)
+        both = warp_affine(both, matrix, (height, width), mode=mode, padding_mode=outside, align_corners=True)
     both[:, :channels] += padding
     both.clamp_(0, 1)  # rounding may lead a little beyond
     return both[:, :channels], both[:, channels:]

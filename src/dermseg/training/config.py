@@ -100,6 +100,9 @@ class AugmentationConfig(_Strict):
     scale: tuple[PositiveFloat, PositiveFloat] = Field((0.75, 1.35), description="zoom, 1 is none")
     aspect: float = Field(0.15, ge=0, lt=1, description="stretch of one axis against the other, as a share")
     shift: float = Field(0.1, ge=0, lt=1, description="of the image's side")
+    mirror: float = Field(
+        0.0, ge=0, le=1, description="probability that a batch is mirrored, not grey, where a change leads beyond it"
+    )
     elastic: float = Field(0.0, ge=0, le=0.06, description="largest local displacement, of the image's side")
     brightness: float = Field(0.2, ge=0, le=1, description="added, in units of the 0-1 range")
     contrast: float = Field(0.25, ge=0, lt=1, description="change of contrast about the image's mean, as a share")
@@ -212,6 +215,10 @@ class Recipe(_Strict):
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig(warmup=0.5)
     epochs: int = Field(12, ge=1)
+    early_size: int | None = Field(
+        None, ge=32, le=2048, description="side of the images in the first early_epochs: faster where it is smaller"
+    )
+    early_epochs: int = Field(0, ge=0)
     batch_size: int = Field(32, ge=1)
     monitor: Literal["jaccard", "thresholded_jaccard", "dice", "micro_jaccard"] = Field(
         "jaccard", description="the score on tune that chooses the checkpoint and the thresholds"

@@ -6,6 +6,7 @@ from typing import Any, cast
 
 import lightning
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from dermseg.data.cache import PADDING
@@ -65,9 +66,10 @@ class SegmentationTraining(lightning.LightningModule):
         # Each batch draws from its own seed, so a resumed run repeats what an uninterrupted one draws.
         drawn = self.current_epoch * int(self.trainer.num_training_batches) + batch_index
         torch.manual_seed((self.recipe.seed * 1_000_003 + drawn) * 4099 + self.global_rank)
-        image, mask = augment(
-            batch[0].float() / 255, batch[1].float() / 255, self.recipe.augmentation, padding=PADDING / 255
-        )
+        pixels, truth = batch[0].float() / 255, batch[1].float() / 255
+        if self.recipe.early_size and self.current_epoch < self.recipe.early_epochs:
+            pixels, truth = (_resized(values, self.recipe.early_size) for values in (pixels, truth))
+        image, mask = augment(pixels, truth, self.recipe.augmentation, padding=PADDING / 255)
         loss = self._loss(self._outputs(image), mask)
         if not bool(torch.isfinite(loss)):
             raise RecipeError(
@@ -131,6 +133,11 @@ class SegmentationTraining(lightning.LightningModule):
         )
         outputs: Tensor | Outputs = self.model(((image - mean) / std).contiguous(memory_format=torch.channels_last))
         return outputs
+
+
+def _resized(values: Tensor, side: int) -> Tensor:
+    """(B, C, S, S) in [0, 1] at another size."""
+    return F.interpolate(values, (side, side), mode="bilinear", antialias=True, align_corners=False).clamp_(0, 1)
 
 
 def freeze(network: torch.nn.Module, parts: tuple[str, ...]) -> None:
