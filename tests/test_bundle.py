@@ -33,10 +33,10 @@ from dermseg.bundle import (
     Metric,
     Score,
     check_replaceable,
-    model_card,
     shipped_bundles,
     write,
 )
+from dermseg.card import model_card
 from dermseg.errors import BundleError, BundleIntegrityError, DermsegError, InputError
 from dermseg.export import MAX_LOGIT_DIFFERENCE, Parity, export, parity
 from dermseg.geometry import Geometry

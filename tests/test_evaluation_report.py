@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 
 from dermseg import evaluation, metrics, ranking, subgroups
-from dermseg.bundle import Bundle, model_card
+from dermseg.bundle import Bundle
+from dermseg.card import model_card
 from dermseg.data import catalog
 from dermseg.data.catalog import LESION, Sample
 from dermseg.errors import BrokenImageError, InputError

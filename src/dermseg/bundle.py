@@ -4,7 +4,7 @@ bundle.json         the manifest: architecture, classes, preprocessing, threshol
 model.onnx          float16 weights, square input, free batch; not there for a network that runs on torch only
 model_dropout.onnx  what of it comes after its dropout, for Monte Carlo dropout; not there for every network
 model.safetensors   the same weights for torch
-MODEL_CARD.md       the manifest in words
+MODEL_CARD.md       the manifest in words, see ``dermseg.card``
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from dermseg.card import check_notes, model_card
 from dermseg.errors import BundleError, BundleIntegrityError, InputError, extra
 from dermseg.imaging import write_bytes
 from dermseg.processing import STEPS
@@ -40,7 +41,6 @@ MANIFEST, ONNX, WEIGHTS, CARD = "bundle.json", "model.onnx", "model.safetensors"
 DROPOUT = "model_dropout.onnx"
 FILES = frozenset((MANIFEST, ONNX, DROPOUT, WEIGHTS, CARD))
 MAX_FILE_BYTES = 2**30
-MAX_CARD_COLUMNS = 8
 
 
 _Positive = Annotated[float, Field(gt=0)]
@@ -112,7 +112,7 @@ class Score(_Part):
 
 
 class Manifest(_Part):
-    """The content of ``bundle.json``."""
+    """The content of ``bundle.json``; ``notes`` are what people write for its card, title -> Markdown."""
 
     format: Literal[1] = 1
     name: str
@@ -128,8 +128,18 @@ class Manifest(_Part):
     training_data: TrainingData
     licence: str
     scores: tuple[Score, ...] = ()
+    notes: dict[str, str] = Field(default_factory=dict)
     versions: dict[str, str]
     hashes: dict[str, str] = Field(default_factory=dict)
+
+    @field_validator("notes")
+    @classmethod
+    def _check_notes(cls, notes: dict[str, str]) -> dict[str, str]:
+        try:
+            check_notes(notes)
+        except InputError as error:
+            raise ValueError(str(error)) from error
+        return notes
 
 
 @dataclass(frozen=True)
@@ -219,14 +229,14 @@ class Bundle:
             raise BundleError(f"{self.path / WEIGHTS} does not fit the architecture {architecture.name!r}") from error
         return network.eval()
 
-    def check_writable(self) -> None:
-        """Check that scores can be recorded.
+    def check_writable(self, what: str = "scores") -> None:
+        """Check that scores, or ``what`` else, can be recorded.
 
         Raises:
             InputError: If the bundle is a zip.
         """
         if not self.path.is_dir():
-            raise InputError(f"{self.path} is a zip; scores can be recorded in a bundle's folder only")
+            raise InputError(f"{self.path} is a zip; {what} can be recorded in a bundle's folder only")
 
     def with_scores(self, scores: Sequence[Score]) -> Bundle:
         """Record scores in the bundle and its card, in place of older ones on the same data and protocol.
@@ -234,10 +244,24 @@ class Bundle:
         Raises:
             InputError: If the bundle is a zip.
         """
-        self.check_writable()
         new = {(score.data, score.split, score.protocol) for score in scores}
         kept = tuple(s for s in self.manifest.scores if (s.data, s.split, s.protocol) not in new)
-        manifest = self.manifest.model_copy(update={"scores": (*kept, *scores)})
+        return self._record("scores", (*kept, *scores))
+
+    def with_notes(self, notes: Mapping[str, str]) -> Bundle:
+        """Record notes, title -> Markdown, in the bundle and its card, in place of all older ones.
+
+        Raises:
+            InputError: If the bundle is a zip, or a note would break the card's structure, see
+                ``dermseg.card.check_notes``.
+        """
+        check_notes(notes)
+        return self._record("notes", dict(notes))
+
+    def _record(self, what: str, value: object) -> Bundle:
+        """The bundle with another value in a field of its manifest, written."""
+        self.check_writable(what)
+        manifest = self.manifest.model_copy(update={what: value})
         _write_manifest(self.path, manifest)
         return replace(self, manifest=manifest)
 
@@ -350,74 +374,6 @@ def _not_written(folder: Path, error: Exception) -> InputError:
 def shipped_bundles() -> list[Bundle]:
     """The bundles inside the package."""
     return [Bundle.load(path) for path in _shipped_folders()]
-
-
-def model_card(manifest: Manifest) -> str:
-    """The manifest in words, as Markdown."""
-    data, architecture = manifest.training_data, manifest.architecture
-    thresholds = ", ".join(f"{name} {value:.4g}" for name, value in manifest.thresholds.items())
-    each = zip(manifest.classes, manifest.calibration.of(manifest.classes).ravel(), strict=True)
-    temperatures = ", ".join(f"{value:.3g} ({name})" for name, value in each if value != 1)
-    if temperatures and (images := manifest.calibration.images):
-        split = manifest.calibration.split
-        temperatures += f", fitted on {images} images" + (f" of `{split}`" if split else "")
-    lines = [
-        f"# {manifest.name}",
-        "",
-        manifest.description,
-        "",
-        "Research software, not a medical device: it must not decide about a patient.",
-        "",
-        f"- **Finds**: {', '.join(manifest.classes)}",
-        f"- **Network**: `{architecture.name}`, {architecture.parameters / 1e6:.2f} million parameters, "
-        f"input {manifest.input_size} x {manifest.input_size} pixels, weights in float16",
-        *([f"- **Processing before the network**: {', '.join(manifest.processing)}"] if manifest.processing else []),
-        f"- **Threshold on the probability**{', chosen on the split `tune`' * bool(data.sources)}: {thresholds}",
-        *([f"- **Calibration**: logits are divided by {temperatures}"] if temperatures else []),
-        f"- **Licence of the weights**: {manifest.licence}",
-        f"- **Versions**: {', '.join(f'{name} {version}' for name, version in manifest.versions.items())}",
-        "",
-        "## Training data",
-        "",
-        f"Split `{data.split}`; initialised from {data.initialisation}; content hash `{data.content_hash[:16]}`.",
-        "",
-        *(["| data set | images | licence |", "|---|---|---|"] if data.sources else []),
-        *(f"| {name} | {count} | {data.licences[name]} |" for name, count in data.sources.items()),
-        "",
-        "## Scores",
-        "",
-    ]
-    if not manifest.scores:
-        lines.append("None recorded yet.")
-    for score in manifest.scores:
-        lines += [
-            f"**{score.data}, split `{score.split}`, {score.images} images** ({score.protocol}; mean [95 % interval])",
-            "",
-            *_table({name: f"{m.mean:.3f} [{m.low:.3f}, {m.high:.3f}]" for name, m in score.metrics.items()}),
-            "",
-        ]
-    if manifest.scores:
-        split = manifest.scores[-1].split
-        lines.append(f"Measured by `dermseg evaluate --bundle {manifest.name} --data DATA --split {split} --record`.")
-    lines += [
-        "",
-        "## Limits",
-        "",
-        "Trained on dermoscopy of single lesions, mostly on light skin; clinical (non-dermoscopic) photographs, other "
-        "organs and images without a lesion are outside what it has seen"
-        + (", and it does not say so by itself." if manifest.quality is None else "; many of them it rejects itself:"),
-        "",
-    ]
-    if manifest.quality is not None:
-        lines += [*(f"- **{verdict}**: {words}" for verdict, words in manifest.quality.meaning.items()), ""]
-    return "\n".join(lines).replace("\n\n\n", "\n\n")
-
-
-def _table(cells: Mapping[str, str]) -> list[str]:
-    """A Markdown table of one row; of one column where that would be too wide for a page."""
-    if len(cells) > MAX_CARD_COLUMNS:
-        return ["| metric | value |", "|---|---|", *(f"| {name} | {cell} |" for name, cell in cells.items())]
-    return [f"| {' | '.join(cells)} |", f"|{'---|' * len(cells)}", f"| {' | '.join(cells.values())} |"]
 
 
 def _write_manifest(folder: Path, manifest: Manifest) -> None:

@@ -17,7 +17,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from dermseg.bundle import Bundle, model_card
+from dermseg.bundle import Bundle
+from dermseg.card import model_card
 from dermseg.errors import DermsegError, InputError, ServiceError, extra
 from dermseg.geometry import Geometry
 from dermseg.imaging import encode_image, open_image, read_mask, read_mask_values

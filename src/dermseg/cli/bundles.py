@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from dermseg.errors import InputError
 
 bundles = typer.Typer(name="bundles", invoke_without_command=True, rich_markup_mode="markdown")
 
@@ -16,7 +19,7 @@ def list_bundles(
     context: typer.Context,
     as_json: Annotated[bool, typer.Option("--json", help="Print the manifests as JSON.")] = False,
 ) -> None:
-    """List the shipped bundles: size, licence, training data, scores; or make one of weights trained elsewhere."""
+    """List the shipped bundles: size, licence, training data, scores; or show, annotate or import one."""
     if context.invoked_subcommand is not None:
         return
     from dermseg.bundle import shipped_bundles
@@ -72,3 +75,56 @@ def import_(
     bundle = import_weights(file, chosen, output or file.with_suffix(""), licence)
     typer.echo(bundle.path)
     typer.echo(f"next: dermseg evaluate --bundle {bundle.path} --data DATA --split test", err=True)
+
+
+@bundles.command()
+def show(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A shipped bundle's name, a folder or a zip.")] = "lesion",
+    plain: Annotated[bool, typer.Option("--plain", help="As Markdown on a terminal too.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the manifest as JSON.")] = False,
+) -> None:
+    """Print a bundle's model card; what is no terminal gets it as Markdown.
+
+    Examples:
+    - `dermseg bundles show`
+    - `dermseg bundles show runs/unet/bundle > card.md`
+    """
+    from dermseg.bundle import Bundle
+    from dermseg.card import model_card
+
+    manifest = Bundle.load(name).manifest
+    if as_json:
+        typer.echo(json.dumps(manifest.model_dump(mode="json"), indent=2))
+    elif plain or not sys.stdout.isatty():
+        typer.echo(model_card(manifest), nl=False)
+    else:
+        from rich.console import Console
+        from rich.markdown import Markdown
+
+        Console().print(Markdown(model_card(manifest)))
+
+
+@bundles.command()
+def annotate(
+    bundle: Annotated[str, typer.Argument(metavar="BUNDLE", help="A bundle's folder, or a shipped one's name.")],
+    file: Annotated[Path, typer.Argument(metavar="NOTES.md", help="Markdown; each `##` heading begins a note.")],
+) -> None:
+    """Write notes into a bundle and its model card, in place of all older ones.
+
+    They stand between the card's scores and its limits: intended use, subgroups, failures, how to reproduce. One with
+    the title of a section that the card has anyway, such as Limits, is added to that. An empty file removes all notes.
+
+    Examples:
+    - `dermseg bundles annotate runs/unet/bundle notes.md`
+    - `dermseg bundles show runs/unet/bundle`
+    """
+    from dermseg.bundle import CARD, Bundle
+    from dermseg.card import parse_notes
+
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise InputError(f"{file} cannot be read ({reason}); give notes as a Markdown file in UTF-8") from error
+    annotated = Bundle.load(bundle).with_notes(parse_notes(text))
+    typer.echo(annotated.path / CARD)

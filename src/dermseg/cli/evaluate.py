@@ -104,7 +104,7 @@ def evaluate(
         if pdf:
             find_browser()
     from dermseg import evaluation
-    from dermseg.bundle import model_card
+    from dermseg.card import model_card
     from dermseg.cli.progress import progress_bar
     from dermseg.imaging import write_bytes
 

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal, assert_never, get_args
 
 from dermseg import figures, shapes
 from dermseg._version import __version__
-from dermseg.bundle import Bundle, model_card
+from dermseg.bundle import Bundle
+from dermseg.card import model_card
 from dermseg.errors import InputError
 from dermseg.imaging import DEFAULT_MAX_MEGAPIXELS, encode_image, encode_mask, read_true_mask
 from dermseg.metrics import Confusion
