@@ -549,8 +549,8 @@ def test_flips_and_turns_may_be_switched(given: dict[str, object], flip: float, 
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ("heavy", "there is no preset 'heavy'; choose one of: none, light, standard, strong"),
-        ({"preset": None}, "there is no preset None; choose one of: none, light, standard, strong"),
+        ("heavy", "there is no preset 'heavy'; choose one of: none, light, standard, wide, strong"),
+        ({"preset": None}, "there is no preset None; choose one of: none, light, standard, wide, strong"),
         ({"holes": (0, 3)}, "both numbers must be from 1 to 64"),
         ({"holes": (1, 65)}, "both numbers must be from 1 to 64"),
         ({"holes": (5, 3)}, "the first number must not exceed the second"),

@@ -9,6 +9,8 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,8 @@ from typer.testing import CliRunner
 
 import dermseg
 from dermseg import __version__, synthetic
-from dermseg.bundle import CARD, Bundle, model_card, shipped_bundles
+from dermseg.bundle import CARD, Bundle, shipped_bundles
+from dermseg.card import model_card
 from dermseg.cli.main import COMMANDS, GROUPS, app
 from dermseg.cli.segment import plan
 from dermseg.data import catalog
@@ -366,8 +369,122 @@ def test_bundles_lists_what_is_shipped(cli: Cli) -> None:
         assert f"licence         {bundle.manifest.licence} (weights)" in shown.stdout
 
 
+def test_bundles_show_prints_the_card_of_the_shipped_bundle(tmp_path: Path) -> None:
+    shipped = Bundle.load()
+    zipped = shipped.pack(tmp_path / "packed.zip")
+    for given in ([], [shipped.name], [str(shipped.path)], [str(zipped)], ["--plain"]):
+        result = CliRunner().invoke(app, ["bundles", "show", *given])
+        assert (result.exit_code, result.stderr) == (0, "")
+        assert result.stdout == (shipped.path / CARD).read_text(encoding="utf-8")
+
+
+def on_a_terminal(*arguments: str) -> str:
+    """What ``dermseg ARGUMENTS`` shows on a terminal of 300 columns."""
+    ours, its = os.openpty()
+    environment = os.environ | {"TERM": "xterm", "COLUMNS": "300"}
+    command = [sys.executable, "-m", "dermseg", *arguments]
+    with subprocess.Popen(command, stdin=its, stdout=its, stderr=its, env=environment) as process:
+        os.close(its)
+        shown = b""
+        with os.fdopen(ours, "rb", buffering=0) as terminal, suppress(OSError):  # EIO is a terminal's end
+            while part := terminal.read(4096):
+                shown += part
+    assert process.returncode == 0
+    return shown.decode().replace("\r\n", "\n")
+
+
+def test_bundles_show_lays_the_card_out_on_a_terminal() -> None:
+    laid_out = on_a_terminal("bundles", "show")
+    assert "\x1b[" in laid_out
+    for mark in ("## ", "**", "|---|"):
+        assert mark not in laid_out
+    for words in ("Training data", "CC-BY-NC-4.0", "not a medical device"):
+        assert words in laid_out
+    assert on_a_terminal("bundles", "show", "--plain") == model_card(Bundle.load().manifest)
+
+
+NOTES = """\ufeff# Notes on this bundle
+
+## Intended use
+
+Research on *dermoscopy*.
+
+## How to reproduce
+
+```sh
+## in one go
+dermseg train lesion --data DATA
+```
+
+## Limits
+
+Photographs with ink fail.
+"""
+
+
+def test_notes_are_written_into_a_bundle_and_shown(
+    tmp_path: Path, dark_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def bundles(*arguments: str) -> str:
+        result = CliRunner().invoke(app, ["bundles", *arguments])
+        assert (result.exit_code, result.stderr) == (0, "")
+        return result.stdout
+
+    monkeypatch.chdir(tmp_path)
+    folder = Path(shutil.copytree(dark_bundle.path, "bundle"))
+    Path("notes.md").write_text(NOTES, encoding="utf-8")
+    assert bundles("annotate", "bundle", "notes.md") == f"bundle/{CARD}\n"
+    shown = bundles("show", "bundle")
+    assert shown == (folder / CARD).read_text(encoding="utf-8")
+    headings = [line for line in shown.splitlines() if line.startswith("## ")]
+    assert headings == [
+        *("## Training data", "## Scores", "## Intended use", "## How to reproduce", "## in one go", "## Limits")
+    ]
+    manifest = Bundle.load(folder).manifest
+    assert json.loads(bundles("show", "bundle", "--json")) == manifest.model_dump(mode="json")
+    assert list(manifest.notes) == ["Intended use", "How to reproduce", "Limits"]
+    Path("notes.md").write_text("")
+    bundles("annotate", "bundle", "notes.md")
+    assert Bundle.load(folder) == replace(dark_bundle, path=folder)
+    assert (folder / CARD).read_bytes() == (dark_bundle.path / CARD).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["show", "nope"], "there is no bundle 'nope'; give a folder, a zip or one of: "),
+        (["annotate", "nope", "notes.md"], "there is no bundle 'nope'; give a folder, a zip or one of: "),
+        (["annotate", "dark.zip", "notes.md"], "dark.zip is a zip; notes can be recorded in a bundle's folder only"),
+        (
+            ["annotate", "dark.zip", "none.md"],
+            "none.md cannot be read (No such file or directory); give notes as a Markdown file in UTF-8",
+        ),
+        (
+            ["annotate", "dark.zip", "latin.md"],
+            "latin.md cannot be read (it is not UTF-8); give notes as a Markdown file in UTF-8",
+        ),
+        (
+            ["annotate", "dark.zip", "text.md"],
+            "the notes begin with 'For research.'; expected a heading '## Title' before any text",
+        ),
+    ],
+)
+def test_what_bundles_cannot_show_or_annotate_is_told_in_one_sentence(
+    tmp_path: Path, dark_bundle: Bundle, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    dark_bundle.pack(Path("dark.zip"))
+    Path("notes.md").write_text(NOTES, encoding="utf-8")
+    Path("latin.md").write_bytes("## Härte".encode("latin-1"))
+    Path("text.md").write_text("\nFor research.\n\n## Intended use\n")
+    result = CliRunner().invoke(app, ["bundles", *arguments])
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.startswith(f"error: {message}")
+    assert len(result.stderr.splitlines()) == 1
+
+
 def test_bundles_and_recipes_load_nothing_heavy() -> None:
-    for arguments in (["bundles"], ["recipes"], ["recipes", "show", "unet"], ["train", "--help"]):
+    for arguments in (["bundles"], ["bundles", "show"], ["recipes"], ["recipes", "show", "unet"], ["train", "--help"]):
         code = (
             f"import sys; from dermseg.cli import main; sys.argv[1:] = {arguments}\n"
             "try: main()\n"

@@ -166,7 +166,7 @@ def test_every_model_is_explained(name: str, dark_bundle: Bundle, tmp_path: Path
     assert max(maxima) > 0
 
 
-@pytest.mark.parametrize("name", ["convnext-unet", "light", "mask2former", "swin-upernet", "unet-all"])
+@pytest.mark.parametrize("name", ["convnext-unet", "ege-unet", "light", "mask2former", "swin-upernet", "unet-all"])
 def test_every_layer_that_is_listed_gives_a_map(name: str) -> None:
     network, batch = trained(name, 2), image(1, SIZE, SIZE)
     region = torch.ones(SIZE, SIZE, dtype=torch.bool)
@@ -180,6 +180,7 @@ def test_every_layer_that_is_listed_gives_a_map(name: str) -> None:
     ("name", "layer", "shape"),
     [
         ("convnext-unet", "encoder", (48, 2, 2)),
+        ("ege-unet", "encoder.5", (64, 2, 2)),
         ("light", "bottom", (128, 2, 2)),
         ("mask2former", "encoder", (256, 2, 2)),
         ("swin-upernet", "encoder", (256, 2, 2)),

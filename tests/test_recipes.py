@@ -52,9 +52,12 @@ def refusal(recipe: str, *settings: str) -> str:
 def test_the_field_s_networks_are_shipped() -> None:
     assert set(shipped_recipes()) == {
         "lesion",
+        "lesion-open",
+        "lesion-wide",
         "unet",
         "ds-attention-unet",
         "ds-attention-unet-recall",
+        "ege-unet",
         "swin-upernet",
         "mask2former",
         "attributes-unet",
@@ -144,6 +147,20 @@ def test_a_shipped_recipe_survives_being_written_out(name: str, tmp_path: Path) 
             },
         ),
         (
+            "ege-unet",
+            {
+                "input_size": 256,
+                "loss": {"bce": 1, "dice": 1},
+                "optimizer.name": "adamw",
+                "optimizer.lr": 1e-3,
+                "schedule.name": "cosine",
+                "schedule.eta_min": 1e-5,
+                "batch_size": 8,
+                "epochs": 300,
+                "deep_supervision": (0.1, 0.2, 0.3, 0.4, 0.5),
+            },
+        ),
+        (
             "attributes-convnext-unet",
             {"classes": ATTRIBUTES, "monitor": "micro_jaccard", "data.sampling": "balanced", "input_size": 256},
         ),
@@ -155,6 +172,7 @@ def test_what_defines_a_system_is_kept(name: str, settings: dict[str, Any]) -> N
 
 
 SMALL_MODELS: dict[str, dict[str, Any]] = {
+    "ege-unet": {},
     "light": {},
     "unet": {"widths": [8, 16]},
     "swin-upernet": {"depths": [1, 1, 1, 1], "embed_dim": 32, "width": 8},

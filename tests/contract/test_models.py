@@ -39,6 +39,7 @@ VARIANTS = {
     "convnext-unet": Variant(
         "convnext-unet", {"depths": [1, 1, 1, 1], "widths": [16, 24, 32, 48], "decoder_widths": [32, 24, 16]}
     ),
+    "ege-unet": Variant("ege-unet"),
     "light": Variant("light"),
     "mask2former": Variant("mask2former", {**TINY_SWIN, "hidden": 64, "encoder_layers": 1, "decoder_layers": 2}),
     "swin-upernet": Variant("swin-upernet", {**TINY_SWIN, "width": 32}),
@@ -62,7 +63,7 @@ VARIANTS = {
         },
     ),
 }
-EXPORTED = ["convnext-unet", "light", "mask2former", "swin-upernet", "unet-group", "unet-all"]
+EXPORTED = ["convnext-unet", "ege-unet", "light", "mask2former", "swin-upernet", "unet-group", "unet-all"]
 DS_ATTENTION_UNET = Variant(
     "unet",
     {
@@ -152,10 +153,11 @@ def test_in_training_every_output_has_the_size_of_the_image(name: str) -> None:
     with torch.no_grad():
         outputs = seeded(name, 5).train()(image(2, 65, 97))
     arguments = VARIANTS[name].arguments
-    supervised = arguments.get("deep_supervision", name == "mask2former")
+    supervised = arguments.get("deep_supervision", name in ("ege-unet", "mask2former"))
     assert isinstance(outputs, Outputs) is supervised
     assert all(logits.shape == (2, 5, 65, 97) for logits in every(outputs))
-    assert len(every(outputs)) - 1 == supervised * (arguments["decoder_layers"] if name == "mask2former" else 2)
+    auxiliary = {"ege-unet": 5, "mask2former": arguments.get("decoder_layers")}.get(name, 2)
+    assert len(every(outputs)) - 1 == supervised * auxiliary
 
 
 @pytest.mark.parametrize("classes", [1, 5])

@@ -36,7 +36,9 @@ def list_recipes(
     width = max(map(len, found))
     for name, (_, reference) in found.items():
         figures = ", ".join(f"{score} {value:g}" for score, value in reference.figures.items())
-        typer.echo(f"{name:<{width}}  {reference.parameters / 1e6:5.1f} M  {figures or 'no figures'}")
+        millions = reference.parameters / 1e6
+        size = f"{millions:5.1f}" if millions >= 1 else f"{millions:5.2f}"
+        typer.echo(f"{name:<{width}}  {size} M  {figures or 'no figures'}")
     typer.echo("The figures are those their origins reported, each by a protocol of its own: dermseg recipes show NAME")
 
 

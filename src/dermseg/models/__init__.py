@@ -17,6 +17,7 @@ from torch import nn
 
 from dermseg.errors import RecipeError, choose_from
 from dermseg.models.convnext_unet import ConvNextUNet
+from dermseg.models.ege_unet import EGEUNet
 from dermseg.models.initialisation import initialise
 from dermseg.models.light import Light
 from dermseg.models.mask2former import Mask2Former
@@ -25,6 +26,7 @@ from dermseg.models.unet import UNet
 
 MODELS: Mapping[str, Callable[..., nn.Module]] = {
     "convnext-unet": ConvNextUNet,
+    "ege-unet": EGEUNet,
     "light": Light,
     "mask2former": Mask2Former,
     "swin-upernet": SwinUPerNet,

@@ -73,6 +73,19 @@ class AugmentationConfig(_Strict):
             "ruler": 0,
         },
         "standard": {},
+        "wide": {
+            "scale": (0.45, 1.6),
+            "aspect": 0.2,
+            "shift": 0.15,
+            "mirror": 0.5,
+            "contrast": 0.3,
+            "colour": 0.15,
+            "saturation": 0.2,
+            "gamma": 0.2,
+            "noise": 0.04,
+            "hair": 0.3,
+            "ruler": 0.15,
+        },
         "strong": {
             "scale": (0.6, 1.7),
             "aspect": 0.25,
@@ -216,7 +229,7 @@ class Recipe(_Strict):
     schedule: ScheduleConfig = ScheduleConfig(warmup=0.5)
     epochs: int = Field(12, ge=1)
     early_size: int | None = Field(
-        None, ge=32, le=2048, description="side of the images in the first early_epochs: faster where it is smaller"
+        None, ge=32, le=2048, description="side of the images in the first early_epochs, where it is smaller: faster"
     )
     early_epochs: int = Field(0, ge=0)
     batch_size: int = Field(32, ge=1)

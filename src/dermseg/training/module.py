@@ -67,8 +67,9 @@ class SegmentationTraining(lightning.LightningModule):
         drawn = self.current_epoch * int(self.trainer.num_training_batches) + batch_index
         torch.manual_seed((self.recipe.seed * 1_000_003 + drawn) * 4099 + self.global_rank)
         pixels, truth = batch[0].float() / 255, batch[1].float() / 255
-        if self.recipe.early_size and self.current_epoch < self.recipe.early_epochs:
-            pixels, truth = (_resized(values, self.recipe.early_size) for values in (pixels, truth))
+        side = self.recipe.early_size
+        if side and side < self.recipe.input_size and self.current_epoch < self.recipe.early_epochs:
+            pixels, truth = (_resized(values, side) for values in (pixels, truth))
         image, mask = augment(pixels, truth, self.recipe.augmentation, padding=PADDING / 255)
         loss = self._loss(self._outputs(image), mask)
         if not bool(torch.isfinite(loss)):
