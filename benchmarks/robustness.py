@@ -30,6 +30,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--bundle", default="lesion")
     parser.add_argument("--split", default="tune")
+    parser.add_argument("--source", action="append", help="a data set, if not all that are found; may be repeated")
     parser.add_argument("--splits", type=Path, help="a table of splits [the shipped one]")
     parser.add_argument("--parameters", type=Path, default=PARAMETERS, help="another robustness.toml")
     parser.add_argument("--images", type=int, help="the first so many of the split [all]")
@@ -38,7 +39,9 @@ def main() -> None:
     rows = {"unchanged": {}, **changes(arguments.parameters)}
     segmenter = Segmenter(arguments.bundle, threads=1)
     table = splits.read(arguments.splits) if arguments.splits else None
-    every = splits.select(catalog.with_masks(catalog.read(arguments.data), [LESION]), arguments.split, table)
+    every = splits.select(
+        catalog.with_masks(catalog.read(arguments.data, arguments.source), [LESION]), arguments.split, table
+    )
     samples = list({sample.id: sample for sample in reversed(every)}.values())[::-1][: arguments.images]
 
     def look(sample: Sample) -> list[float]:

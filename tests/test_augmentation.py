@@ -13,7 +13,17 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import Tensor
 
-from dermseg.training.augmentation import add_noise, augment, change_colour, cut_holes, draw_hairs, draw_ruler, warp
+from dermseg.training.augmentation import (
+    MOST_CUT,
+    add_noise,
+    augment,
+    change_colour,
+    cut_holes,
+    cut_side,
+    draw_hairs,
+    draw_ruler,
+    warp,
+)
 from dermseg.training.config import AugmentationConfig
 
 torch.set_num_threads(1)
@@ -110,6 +120,22 @@ def test_beyond_the_image_lies_its_mirror_image_or_padding() -> None:
         torch.testing.assert_close(whole, mask)
 
 
+@pytest.mark.parametrize("probability", [0.0, 0.25, 1.0])
+def test_one_side_is_cut_off_image_and_mask(probability: float) -> None:
+    image, mask = torch.full((400, 3, 20, 40), 0.8), torch.ones(400, 1, 20, 40)
+    cut, left = cut_side(image, mask, probability, padding=0.5)
+    assert torch.equal(cut, torch.where(left > 0, 0.8, 0.5).expand_as(cut))
+    lost = 1 - left.mean(dim=(1, 2, 3))
+    assert (lost > 0).float().mean().item() == pytest.approx(probability, abs=0.07)
+    assert lost.max() <= MOST_CUT
+    rows, columns = left.amax(dim=3)[:, 0], left.amax(dim=2)[:, 0]
+    assert torch.equal(left[:, 0], rows[:, :, None] * columns[:, None, :])  # what is left is a rectangle
+    ends = torch.stack([rows[:, 0], rows[:, -1], columns[:, 0], columns[:, -1]])
+    assert ends.sum(dim=0).min() >= 3  # of which three sides are the image's
+    if probability == 1:
+        assert ((ends == 0).float().mean(dim=1) > 0.15).all()
+
+
 def test_image_and_mask_are_mirrored_alike() -> None:
     mask = disc(9)
     config = only(scale=(0.5, 0.5), mirror=1.0)
@@ -172,7 +198,8 @@ def test_each_change_changes_what_it_should_and_nothing_else(name: str) -> None:
 
 
 def test_every_change_is_tested() -> None:
-    how = {"strength", "mirror", "holes", "hole_size"}  # they change nothing by themselves
+    # These change nothing by themselves, and a cut not every mask.
+    how = {"strength", "mirror", "holes", "hole_size", "cut"}
     assert SETTINGS.keys() == AugmentationConfig.model_fields.keys() - how
 
 

@@ -18,6 +18,7 @@ from dermseg.training.config import AugmentationConfig
 
 MAX_HAIRS = 8
 ELASTIC_CELLS = 4
+MOST_CUT = 0.45
 
 
 def augment(image: Tensor, mask: Tensor, config: AugmentationConfig, padding: float) -> tuple[Tensor, Tensor]:
@@ -35,6 +36,8 @@ def augment(image: Tensor, mask: Tensor, config: AugmentationConfig, padding: fl
     config = config.at_strength()
     # Half precision would round the maps to half a pixel and the blurred values to 1/256.
     with torch.autocast(image.device.type, enabled=False):
+        if config.cut:
+            image, mask = cut_side(image, mask, config.cut, padding)
         image, mask = warp(image, mask, config, padding)
         image = _on_some(image, config.hair, draw_hairs)
         image = _on_some(image, config.ruler, draw_ruler)
@@ -80,6 +83,18 @@ def warp(image: Tensor, mask: Tensor, config: AugmentationConfig, padding: float
     both[:, :channels] += padding
     both.clamp_(0, 1)  # rounding may lead a little beyond
     return both[:, :channels], both[:, channels:]
+
+
+def cut_side(image: Tensor, mask: Tensor, probability: float, padding: float) -> tuple[Tensor, Tensor]:
+    """Cut up to ``MOST_CUT`` off one side of some images, also where the lesion is."""
+    count, _, height, width = image.shape
+    share = MOST_CUT * torch.rand(count) * (torch.rand(count) < probability)
+    side = torch.randint(4, (count,))
+    first = [torch.where(side == number, share, 0.0)[:, None] for number in range(4)]  # off top, bottom, left, right
+    y, x = ((torch.arange(length) + 0.5) / length for length in (height, width))
+    rows, columns = (y > first[0]) & (y < 1 - first[1]), (x > first[2]) & (x < 1 - first[3])
+    kept = (rows[:, None, :, None] & columns[:, None, None, :]).to(image.device)
+    return torch.where(kept, image, padding), mask * kept
 
 
 def change_colour(image: Tensor, config: AugmentationConfig) -> Tensor:

@@ -78,6 +78,7 @@ class AugmentationConfig(_Strict):
             "aspect": 0.2,
             "shift": 0.15,
             "mirror": 0.5,
+            "cut": 0.25,
             "contrast": 0.3,
             "colour": 0.15,
             "saturation": 0.2,
@@ -115,6 +116,12 @@ class AugmentationConfig(_Strict):
     shift: float = Field(0.1, ge=0, lt=1, description="of the image's side")
     mirror: float = Field(
         0.0, ge=0, le=1, description="probability that a batch is mirrored, not grey, where a change leads beyond it"
+    )
+    cut: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="probability that up to 45 % are cut off at one side, as if the picture ended there",
     )
     elastic: float = Field(0.0, ge=0, le=0.06, description="largest local displacement, of the image's side")
     brightness: float = Field(0.2, ge=0, le=1, description="added, in units of the 0-1 range")
