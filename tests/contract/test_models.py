@@ -156,8 +156,8 @@ def test_in_training_every_output_has_the_size_of_the_image(name: str) -> None:
     supervised = arguments.get("deep_supervision", name in ("ege-unet", "mask2former"))
     assert isinstance(outputs, Outputs) is supervised
     assert all(logits.shape == (2, 5, 65, 97) for logits in every(outputs))
-    auxiliary = {"ege-unet": 5, "mask2former": arguments.get("decoder_layers")}.get(name, 2)
-    assert len(every(outputs)) - 1 == supervised * auxiliary
+    auxiliary = {"ege-unet": 5, "mask2former": arguments.get("decoder_layers", 0)}.get(name, 2)
+    assert len(every(outputs)) - 1 == (auxiliary if supervised else 0)
 
 
 @pytest.mark.parametrize("classes", [1, 5])
