@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from dermseg.cli.bundles import WHICH
 from dermseg.cli.serve import LOCAL
 from dermseg.errors import extra
 
@@ -15,7 +16,7 @@ def app(
     port: Annotated[int, typer.Option(envvar="PORT", min=1, max=65535, help="Port.")] = 8501,
     bundles: Annotated[
         list[str] | None,
-        typer.Option("--bundle", "-b", help="A shipped bundle's name, a folder or a zip; may be repeated."),
+        typer.Option("--bundle", "-b", help=f"{WHICH}; may be repeated."),
     ] = None,
     api: Annotated[
         str | None,

@@ -11,6 +11,8 @@ import typer
 
 from dermseg.errors import InputError
 
+WHICH = "A shipped bundle's name (lesion: not for commercial use; lesion-open: also for it), a folder or a zip"
+
 bundles = typer.Typer(name="bundles", invoke_without_command=True, rich_markup_mode="markdown")
 
 
@@ -79,7 +81,7 @@ def import_(
 
 @bundles.command()
 def show(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A shipped bundle's name, a folder or a zip.")] = "lesion",
+    name: Annotated[str, typer.Argument(metavar="NAME", help=f"{WHICH}.")] = "lesion",
     plain: Annotated[bool, typer.Option("--plain", help="As Markdown on a terminal too.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the manifest as JSON.")] = False,
 ) -> None:

@@ -7,13 +7,14 @@ from typing import Annotated
 
 import typer
 
+from dermseg.cli.bundles import WHICH
 from dermseg.cli.progress import progress_bars
 from dermseg.cli.scoring import Data, Quarantine, Sources, Splits, choose
 from dermseg.errors import few
 
 
 def calibrate(
-    bundle: Annotated[str, typer.Argument(metavar="BUNDLE", help="A shipped bundle's name, a folder or a zip.")],
+    bundle: Annotated[str, typer.Argument(metavar="BUNDLE", help=f"{WHICH}.")],
     data: Data,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the calibrated copy.")],
     split: Annotated[

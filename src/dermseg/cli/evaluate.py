@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from dermseg.cli.bundles import WHICH
 from dermseg.cli.scoring import (
     Data,
     ProtocolChoice,
@@ -28,9 +29,7 @@ from dermseg.errors import DataError, InputError, extra
 def evaluate(
     data: Data,
     split: Split,
-    bundle: Annotated[
-        str | None, typer.Option("--bundle", "-b", help="A shipped bundle's name, a folder or a zip [lesion].")
-    ] = None,
+    bundle: Annotated[str | None, typer.Option("--bundle", "-b", help=f"{WHICH} [lesion].")] = None,
     predictions: Annotated[
         Path | None,
         typer.Option(help="Score a folder of masks instead: ID.png, ID_mask.png, ID_segmentation.png, ..."),

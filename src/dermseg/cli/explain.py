@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from dermseg.cli.bundles import WHICH
 from dermseg.cli.progress import progress_bar
 from dermseg.cli.segment import DEFAULT_OUTPUT, Device, Orientation, plan, sentence
 from dermseg.errors import DermsegError, InputError
@@ -28,9 +29,7 @@ def explain(
     paths: Annotated[
         list[str] | None, typer.Argument(metavar="IMAGE...", help="Images, folders or quoted globs.")
     ] = None,
-    bundle: Annotated[
-        str, typer.Option("--bundle", "-b", help="A shipped bundle's name, a folder or a zip.")
-    ] = "lesion",
+    bundle: Annotated[str, typer.Option("--bundle", "-b", help=f"{WHICH}.")] = "lesion",
     method: Annotated[Method, typer.Option(help="For a point, hirescam: the others light all alike.")] = Method.gradcam,
     layer: Annotated[str | None, typer.Option(help="By which layer of the network [the deepest].")] = None,
     list_layers: Annotated[bool, typer.Option("--list-layers", help="List the layers and do no more.")] = False,

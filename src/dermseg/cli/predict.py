@@ -7,12 +7,13 @@ from typing import Annotated
 
 import typer
 
+from dermseg.cli.bundles import WHICH
 from dermseg.cli.segment import Device, Orientation, segment
 from dermseg.errors import InputError
 
 CHECKPOINTS = (".pth", ".pt", ".ckpt")
 
-Model = Annotated[str, typer.Option("--model_path", help="A shipped bundle's name, a folder or a zip.")]
+Model = Annotated[str, typer.Option("--model_path", help=f"{WHICH}.")]
 OutputFolder = Annotated[Path, typer.Option("--output_dir", help="Folder of the results.")]
 Threshold = Annotated[float | None, typer.Option(help="Probability above which a pixel is lesion [bundle's own].")]
 Size = Annotated[int | None, typer.Option("--img_size", help="The bundle's own; masks are of the image's size anyway.")]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from dermseg.cli.bundles import WHICH
 from dermseg.cli.progress import progress_bar
 from dermseg.errors import SHOWN, DermsegError, InputError
 
@@ -56,9 +57,7 @@ def segment(
     save: Annotated[
         str, typer.Option(help="What to write: any of mask, overlay, result, probability, uncertainty, json.")
     ] = "mask,overlay",
-    bundle: Annotated[
-        str | None, typer.Option("--bundle", "-b", help="A shipped bundle's name, a folder or a zip [lesion].")
-    ] = None,
+    bundle: Annotated[str | None, typer.Option("--bundle", "-b", help=f"{WHICH} [lesion].")] = None,
     ensemble: Annotated[
         str | None,
         typer.Option(

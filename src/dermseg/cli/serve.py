@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from dermseg.cli.bundles import WHICH
 from dermseg.errors import InputError, extra
 
 LOCAL = "127.0.0.1"
@@ -31,7 +32,7 @@ def serve(
         typer.Option(
             "--bundle",
             "-b",
-            help="A shipped bundle's name, a folder or a zip; may be repeated, the first is the default.",
+            help=f"{WHICH}; may be repeated, the first is the default.",
         ),
     ] = None,
     token: Annotated[

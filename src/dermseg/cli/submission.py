@@ -7,15 +7,14 @@ from typing import Annotated
 
 import typer
 
+from dermseg.cli.bundles import WHICH
 from dermseg.cli.segment import Device
 
 
 def submission(
     images: Annotated[Path, typer.Option("--images", help="Folder of the challenge's images, ISIC_*.jpg.")],
     task: Annotated[int, typer.Option("--task", min=1, max=2, help="1 is the lesion, 2 the five attributes.")],
-    bundle: Annotated[
-        str, typer.Option("--bundle", "-b", help="A shipped bundle's name, a folder or a zip.")
-    ] = "lesion",
+    bundle: Annotated[str, typer.Option("--bundle", "-b", help=f"{WHICH}.")] = "lesion",
     output: Annotated[Path, typer.Option("--output", "-o", help="The ZIP to write.")] = Path("submission.zip"),
     threshold: Annotated[float | None, typer.Option(help="In place of the bundle's own.")] = None,
     device: Annotated[Device, typer.Option(help="auto is the CPU; cuda needs the extra 'train'.")] = Device.auto,
