@@ -24,8 +24,8 @@ from dermseg.models.blocks import LateDropout
 
 OPSET = 18
 PARITY_SAMPLES, PARITY_SEED = 2, 0  # of Monte Carlo dropout
-# A logit may differ by so much between engines, and a mask where |logit| is smaller. Most networks differ by less than a
-# thousandth; normalisation over a flat part of a picture enlarges what rounding leaves.
+# A logit may differ by so much between engines, and a mask where |logit| is smaller. Most networks differ by less than
+# a thousandth; normalisation over a flat part of a picture enlarges what rounding leaves.
 UNDECIDED = 1e-2
 
 
