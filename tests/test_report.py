@@ -319,6 +319,15 @@ def test_sentences_give_the_numbers(tmp_path: Path) -> None:
         assert words in sentences
 
 
+def test_a_subfolder_of_which_all_files_are_others_stays(tmp_path: Path) -> None:
+    for name in ("worst/01_one.png", "worst/01_other.png"):
+        with replacing(tmp_path, "report.html") as stage:
+            (stage / "worst").mkdir()
+            (stage / name).write_bytes(b"picture")
+            (stage / "report.html").write_bytes(b"page")
+    assert [path.name for path in (tmp_path / "worst").iterdir()] == ["01_other.png"]
+
+
 def test_a_report_replaces_an_earlier_one_and_nothing_else(tmp_path: Path) -> None:
     folder = tmp_path / "out"
 

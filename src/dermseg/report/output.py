@@ -44,10 +44,10 @@ def _put(stage: Path, target: Path, page: str) -> None:
     """Move a report in, the page last."""
     listed = target / f"{Path(page).stem}.files.json"
     new = sorted(path.relative_to(stage).as_posix() for path in stage.rglob("*") if path.is_file())
-    for name in new:
-        make_folder((target / name).parent)
     for name in _listed(listed) - set(new):
         _remove(target, name)
+    for name in new:
+        make_folder((target / name).parent)
     write_bytes(listed, json.dumps([*new, Path(page).with_suffix(".pdf").name], indent=1).encode())
     for name in sorted(new, key=lambda name: name == page):
         (stage / name).replace(target / name)
