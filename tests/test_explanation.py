@@ -228,6 +228,8 @@ def randomised() -> nn.Module:
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             nn.init.kaiming_normal_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
     return network
 
 
@@ -244,9 +246,8 @@ def test_the_map_is_of_the_weights_not_of_the_image(method: Method) -> None:
         batch = torch.from_numpy(one.image_CHW[None])
         maps = [activation_map(each, batch, 0, region, "bottom", method).ravel() for each in (network, changed)]
         assert len(maps[0]) == (size // 32) ** 2
-        assert np.ptp(maps[0]) > 0
-        # Random weights may speak against the region everywhere; that map is flat, and like no other.
-        correlations.append(spearmanr(*maps).statistic if np.ptp(maps[1]) > 0 else 0)
+        assert all(np.ptp(each) > 0 for each in maps)
+        correlations.append(spearmanr(*maps).statistic)
     assert np.mean(correlations) < 0.5
 
 
@@ -273,10 +274,7 @@ def test_the_map_of_a_point_is_near_it(x: int) -> None:
     assert found.heat.shape == (192, 384)
     left, right = found.heat[:, :192].sum(), found.heat[:, 192:].sum()
     near, far = (left, right) if x == 96 else (right, left)
-    assert near > 3 * far
-    row, column = np.unravel_index(found.heat.argmax(), found.heat.shape)
-    assert abs(column - x) < 80  # two and a half cells of the map
-    assert abs(row - 96) < 80
+    assert near > 100 * far
     assert found.target == (x, 96)
 
 
