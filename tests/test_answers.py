@@ -87,11 +87,10 @@ def test_every_output_has_a_media_type() -> None:
     assert set(get_args(answers.Rendering)) == set(answers.OUTPUTS) - {"explanation"}
 
 
-@pytest.mark.parametrize("name", [None, *STRUCTURES])
-def test_pictures_are_of_the_class_that_is_asked_for(structures: Prediction, name: str | None) -> None:
-    asked = name or STRUCTURES[0]
+@pytest.mark.parametrize("asked", STRUCTURES)
+def test_pictures_are_of_the_class_that_is_asked_for(structures: Prediction, asked: str) -> None:
     place = STRUCTURES.index(asked)
-    found = {output: decoded(answers.encode(structures, output, name)) for output in PICTURES}
+    found = {output: decoded(answers.encode(structures, output, asked)) for output in PICTURES}
     mask, probability = structures.mask_of(asked), structures.probability(asked)
     assert (found["mask"] == mask * np.uint8(255)).all()
     assert (found["probability"] == figures.probability_image(probability)).all()
@@ -101,6 +100,15 @@ def test_pictures_are_of_the_class_that_is_asked_for(structures: Prediction, nam
     entropy = structures.geometry.invert(structures.uncertainty.entropy[place])
     assert (found["uncertainty"] == figures.probability_image(entropy)).all()
     assert found["uncertainty"].any() == (asked != "streaks")
+
+
+def test_without_a_class_pictures_show_all_or_the_first(structures: Prediction) -> None:
+    for output in ("mask", "probability", "uncertainty"):
+        assert answers.encode(structures, output) == answers.encode(structures, output, STRUCTURES[0])
+    masks = {name: structures.mask_of(name) for name in STRUCTURES}
+    assert (decoded(answers.encode(structures, "overlay")) == figures.structures(SCENE.pixels, masks)).all()
+    sheet = figures.case(SCENE.pixels, masks, {}, "structures")
+    assert (decoded(answers.encode(structures, "side-by-side")) == sheet).all()
 
 
 def test_pictures_have_the_sizes_that_are_promised() -> None:
@@ -176,6 +184,16 @@ def test_a_zip_shows_the_class_and_has_no_uncertainty_of_one_prediction(structur
     assert list(files) == ["mask.png", "probability.png", "overlay.png", "result.json"]
     assert (decoded(files["mask.png"]) > 0).tolist() == structures.mask_of("globules").tolist()
     assert len(json.loads(files["result.json"])["classes"]) == 3
+
+
+def test_a_zip_of_several_classes_has_a_folder_of_each(structures: Prediction) -> None:
+    files = answers.files(structures)
+    outputs: list[answers.Rendering] = ["mask", "probability", "overlay", "uncertainty"]
+    pictures = {f"{name}/{output}.png": (output, name) for name in STRUCTURES for output in outputs}
+    assert set(files) == {*pictures, "overlay.png", "result.json"}
+    for file, (output, name) in pictures.items():
+        assert files[file] == answers.encode(structures, output, name)
+    assert files["overlay.png"] == answers.encode(structures, "overlay")
 
 
 def test_an_archive_is_written_piece_by_piece() -> None:

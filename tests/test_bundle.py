@@ -182,6 +182,7 @@ def test_a_missing_file_is_named(folder: Path, tmp_path: Path, kind: str, name: 
         (lambda m: m["architecture"].update(code="x"), "architecture.code: Extra inputs are not permitted"),
         (lambda m: m.pop("licence"), "licence: Field required"),
         (lambda m: m.update(format=2), "format: Input should be 1"),
+        (lambda m: m.update(classes=["a/b"]), "classes.0: String should match pattern"),
         (lambda m: m.update(classes=[]), "classes: Tuple should have at least 1 item after validation, not 0"),
         (lambda m: m.update(input_size="big"), "input_size: Input should be a valid integer"),
         (lambda m: m.update(input_size=0), "input_size: Input should be greater than or equal to 1"),

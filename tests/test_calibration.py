@@ -21,6 +21,7 @@ from dermseg.data.catalog import Sample
 from dermseg.errors import BundleIntegrityError, DataError, InputError, MissingExtraError
 from dermseg.imaging import encode_image, encode_mask
 from tests.conftest import Cli
+from tests.service import two_classes
 
 TEMPERATURE = 2.0
 
@@ -332,6 +333,72 @@ def test_the_command(cli: Cli, dark_bundle: Bundle, data: Path, tmp_path: Path) 
     assert (found.split, found.images) == ("all", 12)
     assert "fitted on 12 images of `all`" in (tmp_path / "calibrated" / CARD).read_text()
     assert hashlib.sha256((dark_bundle.path / MANIFEST).read_bytes()).hexdigest() == before
+
+
+@pytest.fixture
+def structures(tmp_path: Path, dark_bundle: Bundle) -> tuple[Bundle, Path]:
+    """A bundle of what is dark and what is bright; of 24 grey images the first six show the one, the next the other."""
+    folder = tmp_path / "grey"
+    levels = {"lesion": range(6), "bright": range(6, 12)}
+    for number in range(24):
+        grey = np.full((64, 64), 128, np.uint8)
+        shown = [name for name, numbers in levels.items() if number in numbers]
+        grey[:32] = {"lesion": 0, "bright": 255, "": 128}["".join(shown)]
+        for name in ("lesion", "bright"):
+            path = folder / "masks" / f"{number:02d}_{name}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(encode_mask((grey != 128) & (name in shown)))
+        (folder / "images").mkdir(exist_ok=True)
+        (folder / "images" / f"{number:02d}.png").write_bytes(encode_image(grey))
+    return two_classes(dark_bundle, tmp_path), folder
+
+
+def sampled(folder: Path) -> list[Sample]:
+    return [
+        Sample(
+            id=f"{number:02d}",
+            source="own",
+            group=f"{number:02d}",
+            licence="CC0-1.0",
+            image=folder / "images" / f"{number:02d}.png",
+            masks={name: folder / "masks" / f"{number:02d}_{name}.png" for name in ("lesion", "bright")},
+        )
+        for number in range(24)
+    ]
+
+
+def test_of_several_classes_their_presence_is_fitted(structures: tuple[Bundle, Path], tmp_path: Path) -> None:
+    bundle, folder = structures
+    new, report = calibrate(bundle, sampled(folder), tmp_path / "new", split="tune", temperature=False, quality=False)
+    assert new.manifest.calibration == bundle.manifest.calibration
+    assert new.manifest.thresholds == bundle.manifest.thresholds
+    model = new.manifest.presence
+    assert model is not None
+    assert (set(model.curves), model.split, model.images) == ({"lesion", "bright"}, "tune", 24)
+    segmenter = Segmenter(new)
+    told = [segmenter(sample.image).to_dict()["classes"] for sample in sampled(folder)]
+    for place, name in enumerate(("lesion", "bright")):
+        found = np.array([entries[place]["presence"] for entries in told])
+        shown = np.arange(24) // 6 == place
+        assert (found[shown] > 0.8).all()
+        assert (found[~shown] < 0.2).all()
+        assert report.presence[name] == pytest.approx((found[shown].mean(), found[~shown].mean()))
+    assert "bright: presence 0." in str(report)
+    card = (new.path / CARD).read_text()
+    assert "- **Presence**: the probability that an image shows lesion, bright is fitted on 24 images of `tune`" in card
+
+
+def test_a_class_that_every_image_shows_has_no_presence(structures: tuple[Bundle, Path], tmp_path: Path) -> None:
+    bundle, folder = structures
+    new, report = calibrate(bundle, sampled(folder)[:6], tmp_path / "new", quality=False)
+    assert new.manifest.presence is not None
+    assert new.manifest.presence.curves == report.presence == {}
+    assert Segmenter(new)(folder / "images" / "00.png").to_dict()["classes"][0]["presence"] is None
+
+
+def test_one_class_has_no_presence(calibrated: tuple[Bundle, Report]) -> None:
+    assert calibrated[0].manifest.presence is None
+    assert calibrated[1].presence == {}
 
 
 @pytest.mark.parametrize(

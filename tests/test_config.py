@@ -32,7 +32,7 @@ recipes = st.builds(
         name=st.just("light"),
         arguments=st.dictionaries(st.text(), st.none() | st.booleans() | st.integers() | st.text() | fractions),
     ),
-    classes=st.lists(st.text(), min_size=1, max_size=3).map(tuple),
+    classes=st.lists(st.from_regex("[a-z_0-9][a-z_0-9 -]*", fullmatch=True), min_size=1, max_size=3).map(tuple),
     data=st.builds(
         DataConfig,
         sources=st.none() | st.lists(st.sampled_from(SOURCES)).map(tuple),

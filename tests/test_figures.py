@@ -238,6 +238,58 @@ def test_what_was_found_keeps_its_hue_and_what_was_not_is_coloured() -> None:
     np.testing.assert_array_equal(error_map(pixels, everything, everything)[mask & truth], drawn[mask & truth])
 
 
+def two_structures() -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    pixels, truth = scene()
+    return pixels, {"pigment_network": truth, "streaks": np.zeros_like(truth), "globules": np.roll(truth, 25, axis=1)}
+
+
+def test_structures_have_outlines_of_their_own_colours() -> None:
+    pixels, masks = two_structures()
+    drawn = figures.outlines(pixels, masks)
+    for name, colour in figures.colours_of(masks).items():
+        found = (drawn == np.array(colour, np.uint8)).all(axis=2)
+        near = cv2.dilate(masks[name].astype(np.uint8), np.ones((15, 15)))
+        assert found.any() == masks[name].any()
+        assert not found[near == 0].any()
+    assert len(set(figures.colours_of("abcdefg").values())) == 7
+
+
+def test_of_outlines_that_run_together_both_are_seen() -> None:
+    pixels, truth = scene(600, 800)
+    drawn = figures.outlines(pixels, dict.fromkeys("ab", truth))
+    for colour in figures.PALETTE[:2]:
+        assert (drawn == np.array(colour, np.uint8)).all(axis=2).sum() > 100
+
+
+@pytest.mark.parametrize("width", [60, 1500])
+def test_a_legend_names_each_structure_and_its_area(written: list[str], width: int) -> None:
+    pixels, masks = two_structures()
+    scale = width / pixels.shape[1]
+    pixels = cv2.resize(pixels, None, fx=scale, fy=scale)
+    masks = {name: cv2.resize(mask.astype(np.uint8), pixels.shape[1::-1]) > 0 for name, mask in masks.items()}
+    area = f"{100 * masks['globules'].mean():.1f} %"
+    drawn = figures.structures(pixels, masks)
+    height = pixels.shape[0]
+    np.testing.assert_array_equal(drawn[:height, : pixels.shape[1]], figures.outlines(pixels, masks))
+    assert written[0:2] + written[2:4] + written[4:] == [
+        *("pigment network", f"{100 * masks['pigment_network'].mean():.1f} %"),
+        *("streaks", "not found"),
+        *("globules", area),
+    ]
+    # What was found is a filled sign, what was not a hollow one.
+    legend = drawn[height:]
+    counts = [(legend == np.array(colour, np.uint8)).all(axis=2).sum() for colour in figures.PALETTE[:3]]
+    assert counts[0] == counts[2] > counts[1] > 0
+    # In one line where there is room, else in one line each.
+    assert len(legend) == figures.CAPTION * (1 if width == 1500 else 3)
+
+
+def test_outlines_must_fit_the_photograph() -> None:
+    pixels, masks = two_structures()
+    with pytest.raises(InputError, match="mask has the shape"):
+        figures.structures(pixels, {**masks, "globules": masks["globules"][1:]})
+
+
 def test_of_several_classes_a_pixel_is_wrong_if_one_is() -> None:
     pixels, truth = scene()
     other = np.roll(truth, 30, axis=0)

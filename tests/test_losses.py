@@ -446,6 +446,27 @@ def test_jaccard_has_the_numerics_that_trained_the_shipped_model(
     assert torch.equal(bce_loss(logits, target), F.binary_cross_entropy_with_logits(logits.float(), target))
 
 
+@pytest.mark.parametrize("balance", [0.5, 1.0])
+def test_bce_weighs_a_class_by_how_rare_it_is_in_the_batch(balance: float) -> None:
+    generator = torch.Generator().manual_seed(1)
+    logits = torch.randn(3, 2, 40, 40, generator=generator)
+    target = (torch.rand(3, 2, 40, 40, generator=generator) < torch.tensor([0.3, 0.002])[:, None, None]).float()
+    terms = []
+    for place in range(2):
+        x, t = logits[:, place].double(), target[:, place].double()
+        weight = ((1 - t).sum() + 1) / (t.sum() + 1)
+        p = x.sigmoid()
+        terms.append((-(weight**balance) * t * p.log() - (1 - t) * (1 - p).log()).mean())
+    assert bce_loss(logits, target, balance=balance).item() == pytest.approx(float(sum(terms)) / 2, rel=1e-5)
+    doubled = bce_loss(logits, target, balance=balance, positive_weight=2.0)
+    assert doubled > bce_loss(logits, target, balance=balance)
+
+
+def test_balanced_bce_of_a_class_that_is_nowhere_or_everywhere_is_finite() -> None:
+    target = torch.stack([torch.zeros(1, 4, 4), torch.ones(1, 4, 4)], dim=1)
+    assert bce_loss(torch.full_like(target, 3.0), target, balance=1.0).isfinite()
+
+
 def test_bce_weighs_the_foreground() -> None:
     target = torch.tensor([[[[1.0, 0.0, 0.0, 0.0]]]])
     loss = bce_loss(torch.zeros_like(target), target, positive_weight=3.0)
@@ -658,6 +679,7 @@ def test_a_loss_takes_its_options_from_the_recipe() -> None:
 OPTIONS = [
     *((name, "pooled", 1.0) for name in POOLABLE),
     ("bce", "positive_weight", 4.0),
+    ("bce", "balance", 0.5),
     ("boundary", "exponent", 1.0),
     ("focal", "alpha", 0.3),
     ("focal", "gamma", 1.0),
@@ -707,7 +729,7 @@ REFUSED: list[tuple[dict[str, float | Mapping[str, float]], str]] = [
     ),
     (
         {"bce": {"pooled": 1}},
-        "loss 'bce' has no option 'pooled'; did you mean 'positive_weight'? Choose from: weight, positive_weight",
+        "loss 'bce' has no option 'pooled'; did you mean 'balance'? Choose from: weight, balance, positive_weight",
     ),
     ({"bce": -1}, "the weight of loss 'bce' is -1; expected a finite number, 0 or more"),
     ({"bce": math.nan}, "the weight of loss 'bce' is nan; expected a finite number, 0 or more"),

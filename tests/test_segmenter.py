@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -19,17 +20,19 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from dermseg import __version__
+from dermseg import __version__, figures
 from dermseg.bundle import Bundle
 from dermseg.cli import main
 from dermseg.cli.scoring import Chosen, Subject
 from dermseg.cli.segment import Device
 from dermseg.errors import BrokenImageError, DermsegError, InputError
 from dermseg.imaging import Source, encode_image, read_mask
-from dermseg.segmenter import OUTPUTS, Output, Prediction, Segmenter
+from dermseg.presence import Curve, PresenceModel, evidence
+from dermseg.segmenter import OF_EACH_CLASS, OUTPUTS, Output, Prediction, Segmenter
 from dermseg.synthetic import SyntheticImage, draw
 from dermseg.synthetic import example as full_size_example
 from tests.hostile import orientation_block, saved
+from tests.service import two_classes
 
 Pixels = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
@@ -220,7 +223,7 @@ def test_the_mask_follows_the_lesion(dark: Segmenter) -> None:
 def test_an_unknown_class_is_named_with_the_known_ones(dark: Segmenter) -> None:
     with pytest.raises(InputError) as caught:
         dark(grey(0, 5, 5)).mask_of("naevus")
-    assert str(caught.value) == "this bundle has no class 'naevus'; it has: lesion"
+    assert str(caught.value) == "the bundle dark has no class 'naevus'; it has: lesion"
 
 
 def test_the_shipped_model_finds_the_example(lesion: Segmenter) -> None:
@@ -608,6 +611,7 @@ def test_to_dict_tells_what_the_mask_shows(dark: Segmenter, example_file: Path) 
         "classes": [
             {
                 "name": "lesion",
+                "presence": None,
                 "threshold": 0.5,
                 "area_pixels": len(rows),
                 "area_fraction": len(rows) / (192 * 256),
@@ -624,6 +628,73 @@ def test_to_dict_tells_what_the_mask_shows(dark: Segmenter, example_file: Path) 
         "uncertainty": None,
     }
     assert 1000 < len(rows) < 30_000
+
+
+# Several classes
+
+
+@pytest.fixture(scope="module")
+def two(dark_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Segmenter:
+    """Finds what is dark and what is bright."""
+    return Segmenter(two_classes(dark_bundle, tmp_path_factory.mktemp("bundles")), tta=True)
+
+
+def test_of_several_classes_each_has_files_of_its_own(two: Segmenter, example_file: Path, tmp_path: Path) -> None:
+    prediction = two(example_file)
+    paths = prediction.save(tmp_path, OUTPUTS)
+    each = [
+        [f"lesion_lesion_{output}.png", f"lesion_bright_{output}.png"]
+        if output in OF_EACH_CLASS
+        else ["lesion.json" if output == "json" else f"lesion_{output}.png"]
+        for output in OUTPUTS
+    ]
+    assert [path.name for path in paths] == [name for names in each for name in names]
+    for name in ("lesion", "bright"):
+        np.testing.assert_array_equal(read_mask(tmp_path / f"lesion_{name}_mask.png"), prediction.mask_of(name))
+        levels = np.asarray(Image.open(tmp_path / f"lesion_{name}_probability.png"))
+        assert np.abs(levels / 255 - prediction.probability(name)).max() <= 0.5 / 255 + 1e-6
+    assert (prediction.mask_of("lesion") != prediction.mask_of("bright")).any()
+    first, other = (Image.open(tmp_path / f"lesion_{name}_uncertainty.png") for name in ("lesion", "bright"))
+    assert (np.asarray(first) != np.asarray(other)).any()
+
+
+def test_the_overlay_of_several_classes_shows_all(two: Segmenter, example_file: Path) -> None:
+    prediction = two(example_file)
+    masks = {name: prediction.mask_of(name) for name in ("lesion", "bright")}
+    np.testing.assert_array_equal(prediction.overlay(), figures.structures(prediction.pixels, masks))
+    np.testing.assert_array_equal(prediction.side_by_side(), figures.case(prediction.pixels, masks, {}, "two"))
+
+
+def test_a_prediction_of_one_class_alone(two: Segmenter, example_file: Path) -> None:
+    prediction = two(example_file)
+    bright = prediction.only("bright")
+    assert (bright.classes, bright.thresholds) == (("bright",), prediction.thresholds[1:])
+    np.testing.assert_array_equal(bright.mask, prediction.mask_of("bright"))
+    np.testing.assert_array_equal(bright.overlay(), figures.overlay(bright.pixels, bright.mask))
+    told, of_all = bright.to_dict(), prediction.to_dict()
+    assert told["classes"] == of_all["classes"][1:]
+    assert told["uncertainty"]["classes"] == {"bright": of_all["uncertainty"]["classes"]["bright"]}
+    assert bright.only("bright") is bright.only(None) is bright
+    np.testing.assert_array_equal(prediction.only(None).mask, prediction.mask)
+    with pytest.raises(InputError, match="the bundle two has no class 'dark'; it has: lesion, bright"):
+        prediction.only("dark")
+    with pytest.raises(InputError, match="the bundle two has no class 'lesion'; it has: bright"):
+        bright.only("lesion")
+
+
+@pytest.mark.parametrize("tta", [False, True])
+def test_presence_is_told_by_the_bundles_curves(two: Segmenter, tta: bool) -> None:
+    curves = {"bright": Curve(slope=0.5, bias=-1)}
+    manifest = two.bundle.manifest.model_copy(update={"presence": PresenceModel(curves=curves)})
+    segmenter = Segmenter(replace(two.bundle, manifest=manifest), tta=tta)
+    prediction = segmenter(grey(255, 40, 60))
+    logit = evidence(prediction.probability("bright"))
+    assert prediction.presence == {"bright": pytest.approx(1 / (1 + np.exp(1 - logit / 2)), abs=1e-3)}
+    assert [told["presence"] for told in prediction.to_dict()["classes"]] == [None, prediction.presence["bright"]]
+    assert two(grey(255, 40, 60)).presence is None
+    dim = segmenter(grey(90, 40, 60)).presence
+    assert dim is not None
+    assert dim["bright"] < prediction.presence["bright"]
 
 
 def test_an_empty_mask_has_no_box(dark: Segmenter) -> None:

@@ -31,6 +31,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from dermseg.card import check_notes, model_card
 from dermseg.errors import BundleError, BundleIntegrityError, InputError, extra
 from dermseg.imaging import write_bytes
+from dermseg.presence import PresenceModel
 from dermseg.processing import STEPS
 from dermseg.quality import QualityModel
 
@@ -44,6 +45,8 @@ MAX_FILE_BYTES = 2**30
 
 
 _Positive = Annotated[float, Field(gt=0)]
+# It is part of files' names.
+ClassName = Annotated[str, Field(pattern=r"^\w[\w -]*$")]
 
 
 class _Part(BaseModel):
@@ -118,13 +121,14 @@ class Manifest(_Part):
     name: str
     description: str
     architecture: Architecture
-    classes: tuple[str, ...] = Field(min_length=1)
+    classes: tuple[ClassName, ...] = Field(min_length=1)
     input_size: int = Field(ge=1)
     normalisation: Normalisation
     processing: tuple[str, ...] = ()
     thresholds: dict[str, Annotated[float, Field(gt=0, lt=1)]]
     calibration: Calibration = Calibration()
     quality: QualityModel | None = None
+    presence: PresenceModel | None = None
     training_data: TrainingData
     licence: str
     scores: tuple[Score, ...] = ()

@@ -1,6 +1,6 @@
-"""Fits, on images with a truth, how sure a bundle may be: the temperature of its logits and the model of its quality.
+"""Fits, on images with a truth, how sure a bundle may be: temperatures, and models of quality and of presence.
 
-Both are fitted on the split `tune`, which no weight was trained on and nothing is reported of.
+All are fitted on the split `tune`, which no weight was trained on and nothing is reported of.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from dermseg import foreign, ranking
+from dermseg import foreign, presence, ranking
 from dermseg.bundle import Bundle, Calibration, check_replaceable, write
 from dermseg.data.catalog import Sample
 from dermseg.errors import DataError, InputError, extra
 from dermseg.evaluation import read_truths
 from dermseg.metrics import JACCARD_THRESHOLD, Confusion
 from dermseg.parallel import Item, Result, in_order
+from dermseg.presence import PresenceModel
 from dermseg.protocols import Pair
 from dermseg.quality import FAMILIARITY, FEATURES, Logistic, QualityModel, Subspace, features_of
 from dermseg.segmenter import Prediction, Segmenter
@@ -305,6 +306,8 @@ class Report:
         before: Expected calibration error of each class before ...
         after: ... and after.
         quality: The model, where one was asked for.
+        presence: Of each class that some images show and others do not, the mean probability that it is there, in
+            images that show it and in the others; where there are several classes.
     """
 
     images: int
@@ -312,15 +315,19 @@ class Report:
     before: dict[str, float]
     after: dict[str, float]
     quality: QualityModel | None
+    presence: dict[str, tuple[float, float]]
 
     def __str__(self) -> str:
-        """A line for each class, and one for each verdict."""
+        """A line or two for each class, and one for each verdict."""
         lines = [f"fitted on {self.images} images"]
         for name, temperature in self.temperatures.items():
             lines.append(
                 f"{name}: temperature {temperature:.3f}; expected calibration error {self.before[name]:.4f} before, "
                 f"{self.after[name]:.4f} after"
             )
+            if name in self.presence:
+                there, absent = self.presence[name]
+                lines.append(f"{name}: presence {there:.3f} on average where it is there, {absent:.3f} where it is not")
         meaning = self.quality.meaning if self.quality else {}
         return "\n".join([*lines, *(f"{verdict}: {words}" for verdict, words in meaning.items())])
 
@@ -331,21 +338,24 @@ def calibrate(
     folder: Path,
     *,
     split: str | None = None,
+    temperature: bool = True,
     quality: bool = True,
     workers: int | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> tuple[Bundle, Report]:
-    """Write a copy of a bundle with temperatures, and a quality model, that are fitted on images.
+    """Write a copy of a bundle with temperatures, and models of quality or presence, that are fitted on images.
 
     Thresholds are moved with the temperature, so that no image's mask changes at the network's size; at the image's
     own, where an outline runs between pixels of the network, one pixel in some thousands does. So scores are dropped,
-    but for those of pooled pixels, which are counted at the network's size.
+    but for those of pooled pixels, which are counted at the network's size. Of several classes, the presence of each
+    that some of the images show and others do not is fitted too.
 
     Args:
-        bundle: As it was trained; a temperature or a quality model that it has already is replaced.
+        bundle: As it was trained; a temperature or a model that it has already is replaced.
         samples: Images with a mask of each class; one that stands in several data sets counts once.
         folder: Of the new bundle; absent, empty or another bundle, which is replaced.
         split: Of the images, as it is to be recorded.
+        temperature: Whether to fit temperatures; those that the bundle has stay if not.
         quality: Whether to fit a quality model, which a bundle of one class can have.
         workers: Images in work at a time; the number of cores if None.
         progress: Called with a title, how many images are done and how many there are.
@@ -392,16 +402,19 @@ def calibrate(
     soft = Calibration(temperatures={name: SOFTENED * old for name, old in zip(classes, earlier, strict=True)})
     softened = Segmenter(replace(bundle, manifest=manifest.model_copy(update={"calibration": soft})), threads=1)
     counts, ranks = zip(*each("temperature", lambda sample: _counted(softened, sample), images), strict=True)
-    factors = [fit_temperature(levels) for levels in np.sum(counts, axis=0)]
+    factors = [fit_temperature(levels) if temperature else 1.0 for levels in np.sum(counts, axis=0)]
     temperatures = {n: float(f"{f * old:.5g}") for n, f, old in zip(classes, factors, earlier, strict=True)}
     manifest = manifest.model_copy(
         update={
-            "calibration": Calibration(temperatures=temperatures, split=split, images=len(images)),
+            "calibration": Calibration(temperatures=temperatures, split=split, images=len(images))
+            if temperature
+            else manifest.calibration,
             "thresholds": {
                 name: moved(manifest.thresholds[name], temperatures[name] / old)
                 for name, old in zip(classes, earlier, strict=True)
             },
             "quality": None,
+            "presence": None,
             "scores": tuple(score for score in manifest.scores if score.protocol.startswith("pooled")),
         }
     )
@@ -418,12 +431,15 @@ def calibrate(
             strange=Seen.joined(strange),
         )
         manifest = manifest.model_copy(update={"quality": model})
+    if len(classes) > 1:
+        manifest = manifest.model_copy(update={"presence": _presence(classes, looks, split)})
     report = Report(
         images=len(images),
         temperatures=temperatures,
         before=_calibration_errors(classes, np.sum(ranks, axis=0)),
         after=_calibration_errors(classes, np.sum([look.ranks for look in looks], axis=0)),
         quality=manifest.quality,
+        presence=_told_apart(classes, looks, manifest.presence),
     )
     # The network's files are the same; what is new is said in the manifest.
     return write(folder, manifest, files), report
@@ -451,10 +467,15 @@ def _check_apart(folder: Path, bundle: Bundle) -> None:
 
 
 class _Look(NamedTuple):
-    """Of an image its features, the Jaccard index of its mask, and its ranked pixels, (K, ranking.LENGTH)."""
+    """Of an image its features and the Jaccard index of its first mask; of each class what speaks for it, (K,).
+
+    Likewise whether it is there, (K,), and the ranked pixels, (K, ranking.LENGTH).
+    """
 
     seen: Seen
     jaccard: float
+    evidence: Array
+    shown: NDArray[np.bool_]
     ranks: Array
 
 
@@ -473,7 +494,36 @@ def _counted(softened: Segmenter, sample: Sample) -> tuple[Array, Array]:
 def _looked(segmenter: Segmenter, sample: Sample) -> _Look:
     prediction = segmenter(sample.image)
     pairs = _pairs(prediction, sample)
-    return _Look(_seen([prediction]), Confusion.of(pairs[0].mask, pairs[0].truth).jaccard, _ranked(pairs))
+    return _Look(
+        _seen([prediction]),
+        Confusion.of(pairs[0].mask, pairs[0].truth).jaccard,
+        np.array([presence.evidence(pair.probability) for pair in pairs]),
+        np.array([pair.truth.any() for pair in pairs]),
+        _ranked(pairs),
+    )
+
+
+def _presence(classes: Sequence[str], looks: Sequence[_Look], split: str | None) -> PresenceModel:
+    evidence, shown = (np.stack(rows) for rows in zip(*((look.evidence, look.shown) for look in looks), strict=True))
+    curves = {
+        name: presence.fit(evidence[:, place], shown[:, place])
+        for place, name in enumerate(classes)
+        if 0 < shown[:, place].sum() < len(shown)
+    }
+    return PresenceModel(curves=curves, split=split, images=len(looks))
+
+
+def _told_apart(
+    classes: Sequence[str], looks: Sequence[_Look], model: PresenceModel | None
+) -> dict[str, tuple[float, float]]:
+    """The mean presence of each class in images that show it and in those that do not."""
+    told = {}
+    for place, name in enumerate(classes):
+        if model is not None and name in model.curves:
+            probability = model.curves[name](np.array([look.evidence[place] for look in looks]))
+            shown = np.array([look.shown[place] for look in looks])
+            told[name] = (float(probability[shown].mean()), float(probability[~shown].mean()))
+    return told
 
 
 def _pairs(prediction: Prediction, sample: Sample) -> list[Pair]:

@@ -119,6 +119,7 @@ def _facts(manifest: Manifest) -> list[str]:
         *([f"- **Processing before the network**: {', '.join(manifest.processing)}"] if manifest.processing else []),
         f"- **Threshold on the probability**{', chosen on the split `tune`' * bool(data.sources)}: {thresholds}",
         *([f"- **Calibration**: logits are divided by {temperatures}"] if temperatures else []),
+        *_presence(manifest),
         f"- **Licence of the weights**: {manifest.licence}",
         f"- **Versions**: {', '.join(f'{name} {version}' for name, version in manifest.versions.items())}",
     ]
@@ -127,6 +128,17 @@ def _facts(manifest: Manifest) -> list[str]:
         manifest.description,
         "Research software, not a medical device: it must not decide about a patient.",
         "\n".join(facts),
+    ]
+
+
+def _presence(manifest: Manifest) -> list[str]:
+    model = manifest.presence
+    if model is None:
+        return []
+    on = f" of `{model.split}`" if model.split else ""
+    return [
+        f"- **Presence**: the probability that an image shows {', '.join(model.curves)} is fitted on "
+        f"{model.images} images{on}"
     ]
 
 

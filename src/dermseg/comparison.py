@@ -30,10 +30,10 @@ from scipy import stats
 
 from dermseg.data import tables
 from dermseg.errors import DataError, InputError, few
-from dermseg.evaluation import ALL, EvaluationResult, align, plain
+from dermseg.evaluation import ALL, EvaluationResult, plain
 from dermseg.metrics import Interval, bootstrap
 from dermseg.protocols import ImageScore, Protocol, ProtocolName, count_groups
-from dermseg.wording import count
+from dermseg.wording import align, count
 from dermseg.wording import plain as readable
 
 SIGNIFICANT = 0.05

@@ -32,6 +32,7 @@ from dermseg.imaging import read_true_mask
 from dermseg.metrics import Interval, score
 from dermseg.parallel import attempt, in_order
 from dermseg.protocols import ImageScore, Mask, Masks, Pair, Protocol, ProtocolName, count_groups, protocol_for
+from dermseg.wording import align
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -483,9 +484,3 @@ def plain(values: Mapping[str, Any]) -> dict[str, Any]:
     return {
         name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in values.items()
     }
-
-
-def align(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of equal columns, two spaces apart."""
-    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
-    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]

@@ -5,7 +5,7 @@ Every function takes an RGB photograph and returns a new array; what it is given
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -119,6 +119,71 @@ def overlay(pixels: Picture, mask: Mask, *, alpha: float = 0.15) -> Picture:
     cv2.copyTo(pixels, mask.view(np.uint8), drawn)
     _trace(drawn, mask, LINE, None)
     return drawn
+
+
+def colours_of(classes: Iterable[str]) -> dict[str, Colour]:
+    """A colour of `PALETTE` for each of some classes, in their order; an eighth has the first one's again."""
+    return {name: PALETTE[place % len(PALETTE)] for place, name in enumerate(classes)}
+
+
+def outlines(pixels: Picture, masks: Mapping[str, Mask]) -> Picture:
+    """Outline several classes on one photograph, each in its colour of `colours_of`.
+
+    Lines grow thinner from class to class, so that on a photograph of some size both are seen where two run together.
+
+    Args:
+        pixels: The photograph, uint8 (H, W, 3), RGB.
+        masks: Bool (H, W) by class.
+
+    Returns:
+        A new photograph, uint8 (H, W, 3).
+
+    Raises:
+        InputError: If the photograph and the masks do not fit together.
+    """
+    for mask in masks.values():
+        _check_pair(pixels, mask)
+    drawn = pixels.copy()
+    widest = max(pixels.shape) / 170
+    widths = [max(2, round(widest * (1 - place / len(masks)))) for place in range(len(masks))]
+    contours = [_contours(mask) for mask in masks.values()]
+    for lines, width in zip(contours, widths, strict=True):
+        _stroke(drawn, lines, RIM, width + 2)
+    for lines, colour, width in zip(contours, colours_of(masks).values(), widths, strict=True):
+        _stroke(drawn, lines, colour, width)
+    return drawn
+
+
+def structures(pixels: Picture, masks: Mapping[str, Mask]) -> Picture:
+    """Draw `outlines` over a legend, which says of each class its colour and its area, or that it was not found.
+
+    Args:
+        pixels: The photograph, uint8 (H, W, 3), RGB.
+        masks: Bool (H, W) by class.
+
+    Returns:
+        The picture, uint8, RGB; as wide as the photograph, or as the longest line of the legend.
+
+    Raises:
+        InputError: If the photograph and the masks do not fit together.
+    """
+    drawn = outlines(pixels, masks)
+    entries = [_entry(name, masks[name], colour) for name, colour in colours_of(masks).items()]
+    width = max(drawn.shape[1], *(entry.shape[1] for entry in entries))
+    lines: list[list[Picture]] = [[]]
+    for entry in entries:
+        if lines[-1] and sum(each.shape[1] for each in (*lines[-1], entry)) > width:
+            lines.append([])
+        lines[-1].append(entry)
+    legend = np.full((len(lines) * CAPTION, width, 3), PAPER, np.uint8)
+    for place, line in enumerate(lines):
+        left = 0
+        for entry in line:
+            _paste(legend, entry, place * CAPTION + CAPTION // 2, left)
+            left += entry.shape[1]
+    photograph = np.full((drawn.shape[0], width, 3), PAPER, np.uint8)
+    photograph[:, : drawn.shape[1]] = drawn
+    return np.vstack([photograph, legend])
 
 
 def error_map(pixels: Picture, mask: NDArray[np.bool_], truth: NDArray[np.bool_]) -> Picture:
@@ -335,10 +400,20 @@ def _trace(pixels: Picture, mask: Mask, color: Colour, thickness: int | None) ->
     if thickness is None:
         thickness = max(2, round(max(mask.shape) / 450))
     rim = max(1, round(thickness / 2))
+    contours = _contours(mask)
+    _stroke(pixels, contours, RIM, thickness + 2 * rim)
+    _stroke(pixels, contours, color, thickness)
+
+
+def _contours(mask: Mask) -> list[NDArray[np.int32]]:
+    """The mask's closed lines, holes too, in sixteenths of a pixel."""
     found, _ = cv2.findContours(mask.view(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
-    contours = [_smooth(contour) for contour in found]
-    for colour, width in ((RIM, thickness + 2 * rim), (color, thickness)):
-        cv2.polylines(pixels, contours, True, colour, width, cv2.LINE_AA, shift=4)
+    return [_smooth(contour) for contour in found]
+
+
+def _stroke(pixels: Picture, contours: Sequence[NDArray[np.int32]], colour: Colour, width: int) -> None:
+    """Draw lines onto the photograph itself."""
+    cv2.polylines(pixels, contours, True, colour, width, cv2.LINE_AA, shift=4)
 
 
 def _smooth(contour: NDArray[Any]) -> NDArray[np.int32]:
@@ -375,8 +450,34 @@ def _compared(pixels: Picture, mask: Mask, truth: Mask | None, name: str) -> lis
 
 def _outlined(pixels: Picture, mask: Mask, caption: str, color: Colour = LINE, note: str = "") -> Panel:
     """The photograph, at its panel's size, with a mask's outline and, if nothing else is noted, its area."""
-    area = f"{100 * mask.mean():.1f} % of the image" if mask.any() else "empty"
+    area = f"{_area(mask)} of the image" if mask.any() else "empty"
     return Panel(outline(pixels, _fit_mask(mask, max(pixels.shape)), color), caption, note or area)
+
+
+def _entry(name: str, mask: Mask, colour: Colour) -> Picture:
+    """A class in a legend: its colour, its name and its area; a hollow sign and pale ink if nothing was found."""
+    found = bool(mask.any())
+    parts = [_swatch(colour, hollow=not found), _text(_words(name), INK if found else PALE_INK)]
+    parts.append(_text(_area(mask) if found else "not found", PALE_INK))
+    cell = np.full((CAPTION, sum(part.shape[1] for part in parts) + GAP, 3), PAPER, np.uint8)
+    left = 0
+    for part in parts:
+        _paste(cell, part, CAPTION // 2, left)
+        left += part.shape[1]
+    return cell
+
+
+def _swatch(colour: Colour, *, hollow: bool = False) -> Picture:
+    """A colour as a legend shows it."""
+    swatch = np.full((GAP, 2 * GAP, 3), PAPER, np.uint8)
+    swatch[1:-1, GAP - 2 : -4] = colour
+    if hollow:
+        swatch[3:-3, GAP:-6] = PAPER
+    return swatch
+
+
+def _area(mask: Mask) -> str:
+    return f"{100 * mask.mean():.1f} %"
 
 
 def _words(name: str) -> str:
@@ -431,9 +532,7 @@ def _labelled(panel: Panel) -> Picture:
     """Return a panel over its caption at the left and its note and key at the right."""
     parts = [_text(panel.note, PALE_INK)]
     for meaning, colour in panel.key.items():
-        swatch = np.full((GAP, 2 * GAP, 3), PAPER, np.uint8)
-        swatch[1:-1, GAP - 2 : -4] = colour
-        parts += [swatch, _text(meaning, PALE_INK)]
+        parts += [_swatch(colour), _text(meaning, PALE_INK)]
     caption, written = _text(panel.caption), sum(part.shape[1] for part in parts)
     height, width = panel.picture.shape[0], max(panel.picture.shape[1], caption.shape[1] + GAP + written)
     cell = np.full((height + CAPTION, width, 3), PAPER, np.uint8)

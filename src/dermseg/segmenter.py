@@ -33,12 +33,15 @@ from dermseg.imaging import (
 )
 from dermseg.measurement import Measurements, check_scale, measure
 from dermseg.parallel import attempt, in_order
+from dermseg.presence import PresenceModel, evidence
 from dermseg.processing import DECODED_SIDE, decode, prepare
 from dermseg.quality import Quality, QualityModel, judge
 from dermseg.uncertainty import Samples, Uncertainty, augmented, dropout, mean, plain, sigmoid
 
 Output = Literal["mask", "overlay", "result", "probability", "uncertainty", "json"]
 OUTPUTS: tuple[Output, ...] = get_args(Output)
+OF_EACH_CLASS: frozenset[Output] = frozenset(("mask", "probability", "uncertainty"))
+"""Of several classes such an output is a picture each."""
 VIEW_SIZE = DECODED_SIDE
 MOST_SAMPLES = 1000
 
@@ -61,6 +64,7 @@ class Prediction:
             ensemble, and where ``embed`` gives it.
         mm_per_pixel: Length of a side of the image's pixels; None if unknown.
         quality_model: The bundle's, which judges the prediction; None if it has none.
+        presence_model: The bundle's, which tells how likely each class is there at all; None if it has none.
         own_thresholds: The bundle's, which it was fitted at; None if they are ``thresholds``.
         embed: Gives the embedding when ``quality`` is asked for, since it takes a prediction more than the samples do.
     """
@@ -76,6 +80,7 @@ class Prediction:
     embedding: NDArray[np.float32] | None = field(default=None, repr=False)
     mm_per_pixel: float | None = None
     quality_model: QualityModel | None = field(default=None, repr=False)
+    presence_model: PresenceModel | None = field(default=None, repr=False)
     own_thresholds: tuple[float, ...] | None = field(default=None, repr=False)
     embed: Callable[[], NDArray[np.float32] | None] | None = field(default=None, repr=False)
 
@@ -101,6 +106,34 @@ class Prediction:
         """A class's mask at the image's own size, bool (H, W)."""
         return self.probability(name) > np.float32(self.thresholds[self._index(name)])
 
+    def only(self, name: str | None) -> Prediction:
+        """The prediction of one class alone, the first if unnamed, so that its pictures show that one.
+
+        Raises:
+            InputError: If the bundle has no such class.
+        """
+        if len(self.classes) == 1 and name in (None, *self.classes):
+            return self
+        place = self._index(name)
+        one = slice(place, place + 1)
+        return replace(
+            self,
+            classes=self.classes[one],
+            probabilities=self.probabilities[one],
+            thresholds=self.thresholds[one],
+            uncertainty=self.uncertainty and self.uncertainty.of_class(place),
+            own_thresholds=self.own_thresholds and self.own_thresholds[one],
+        )
+
+    @cached_property
+    def presence(self) -> dict[str, float] | None:
+        """By class the probability that the image shows it at all, whatever its threshold; None without a model."""
+        if self.presence_model is None:
+            return None
+        content, curves = self.geometry.content, self.presence_model.curves
+        maps = zip(self.classes, self.probabilities, strict=True)
+        return {name: float(curves[name](np.array(evidence(each[content])))) for name, each in maps if name in curves}
+
     @cached_property
     def quality(self) -> Quality | None:
         """What the prediction is worth, estimated without a truth; None of a bundle that has no model of it.
@@ -120,15 +153,22 @@ class Prediction:
         return measure(self.pixels, self.mask, self.mm_per_pixel)
 
     def overlay(self, longest: int | None = VIEW_SIZE) -> NDArray[np.uint8]:
-        """The photograph with the mask's outline, RGB, its longer side at most ``longest`` pixels; None for its own."""
-        return figures.overlay(*self._view(longest)[:2])
+        """The photograph with the mask's outline, RGB, its longer side at most ``longest`` pixels; None for its own.
+
+        Of several classes each has an outline of its own colour, and a legend below the photograph names them.
+        """
+        pixels, masks, _ = self._view(longest)
+        return figures.structures(pixels, masks) if len(masks) > 1 else figures.overlay(pixels, masks[self.classes[0]])
 
     def side_by_side(self) -> NDArray[np.uint8]:
-        """Photograph, overlay, mask and probability in one row, RGB."""
-        return figures.side_by_side(*self._view(VIEW_SIZE))
+        """Photograph, overlay, mask and probability in one row, RGB; of several classes a panel with each outline."""
+        pixels, masks, maps = self._view(VIEW_SIZE)
+        if len(masks) > 1:
+            return figures.case(pixels, masks, {}, self.bundle)
+        return figures.side_by_side(pixels, masks[self.classes[0]], maps[self.classes[0]])
 
     def to_dict(self) -> dict[str, Any]:
-        """The prediction in plain values: image, bundle, and each class's threshold, area and bounding box.
+        """The prediction in plain values: image, bundle, and each class's presence, threshold, area and bounding box.
 
         Then ``measurements`` of the first class's mask, ``quality``, and ``uncertainty``, which tells of how many
         ``samples`` it is and, by class, the means of ``Uncertainty.summary``. Each of the three is None where the
@@ -158,6 +198,8 @@ class Prediction:
     ) -> list[Path]:
         """Write files named ``<stem>_mask.png``, likewise of the other pictures, and ``<stem>.json``.
 
+        Of several classes, mask, probability and uncertainty are a file each: ``<stem>_<class>_mask.png``.
+
         Args:
             folder: Made if it does not exist.
             outputs: Which of ``OUTPUTS``; ``uncertainty`` of several predictions only.
@@ -165,7 +207,7 @@ class Prediction:
             mask_bits: Of a mask's pixel: 8 as the ISIC challenge asks, or 1.
 
         Returns:
-            The files, in the order of ``outputs``.
+            The files, in the order of ``outputs`` and of the classes.
 
         Raises:
             InputError: If the folder cannot be written, or an output does not exist or cannot be had.
@@ -175,9 +217,15 @@ class Prediction:
         paths = []
         make_folder(folder)
         for output in outputs:
-            path = Path(folder) / (f"{stem}.json" if output == "json" else f"{stem}_{output}.png")
-            write_bytes(path, self._encode(output, mask_bits))
-            paths.append(path)
+            if output == "json":
+                pictured, endings = [self], [".json"]
+            else:
+                pictured = [self.only(name) for name in self.classes] if output in OF_EACH_CLASS else [self]
+                endings = picture_endings(output, self.classes)
+            for each, ending in zip(pictured, endings, strict=True):
+                path = Path(folder) / f"{stem}{ending}"
+                write_bytes(path, each._encode(output, mask_bits))
+                paths.append(path)
         return paths
 
     def _encode(self, output: Output, mask_bits: Literal[1, 8]) -> bytes:
@@ -192,23 +240,28 @@ class Prediction:
                 return encode_image(figures.probability_image(self.probability()))
             case "uncertainty":
                 assert self.uncertainty is not None  # by check_outputs
-                pixels, mask, _ = self._view(VIEW_SIZE)
-                view = replace(self.geometry, height=mask.shape[0], width=mask.shape[1])
-                return encode_image(figures.uncertainty(pixels, mask, view.invert(self.uncertainty.entropy[0])))
+                pixels, masks, _ = self._view(VIEW_SIZE)
+                view = replace(self.geometry, height=pixels.shape[0], width=pixels.shape[1])
+                entropy = view.invert(self.uncertainty.entropy[0])
+                return encode_image(figures.uncertainty(pixels, masks[self.classes[0]], entropy))
             case "json":
                 return (json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n").encode()
 
-    def _view(self, longest: int | None) -> tuple[NDArray[np.uint8], NDArray[np.bool_], NDArray[np.float32]]:
-        """Photograph, mask and probability at most ``longest`` pixels long, for pictures."""
+    def _view(
+        self, longest: int | None
+    ) -> tuple[NDArray[np.uint8], dict[str, NDArray[np.bool_]], dict[str, NDArray[np.float32]]]:
+        """Photograph, and mask and probability by class, at most ``longest`` pixels long, for pictures."""
         height, width = self.size
         scale = min(1.0, (longest or max(height, width)) / max(height, width))
         height, width = max(1, round(height * scale)), max(1, round(width * scale))
         enough = longest is not None and longest <= VIEW_SIZE
         pixels = self.pixels if enough else self.photograph.pixels(at_least=longest)
         view = replace(self.geometry, height=height, width=width)
-        probability = view.invert(self.probabilities[0])
+        maps = {name: view.invert(each) for name, each in zip(self.classes, self.probabilities, strict=True)}
+        cuts = zip(maps.items(), self.thresholds, strict=True)
+        masks = {name: each > np.float32(threshold) for (name, each), threshold in cuts}
         pixels = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
-        return pixels, probability > np.float32(self.thresholds[0]), probability
+        return pixels, masks, maps
 
     def _summary(self) -> dict[str, Any] | None:
         if self.uncertainty is None:
@@ -223,6 +276,7 @@ class Prediction:
         area = int(np.count_nonzero(mask))
         return {
             "name": name,
+            "presence": None if self.presence is None else self.presence.get(name),
             "threshold": self.thresholds[self._index(name)],
             "area_pixels": area,
             "area_fraction": area / mask.size,
@@ -233,7 +287,7 @@ class Prediction:
         if name is None:
             return 0
         if name not in self.classes:
-            raise InputError(f"this bundle has no class {name!r}; it has: {', '.join(self.classes)}")
+            raise InputError(f"the bundle {self.bundle} has no class {name!r}; it has: {', '.join(self.classes)}")
         return self.classes.index(name)
 
 
@@ -415,6 +469,7 @@ class Segmenter:
             embedding=outcome.embedding,
             mm_per_pixel=self._mm_per_pixel,
             quality_model=manifest.quality,
+            presence_model=manifest.presence,
             own_thresholds=tuple(manifest.thresholds[name] for name in manifest.classes),
             embed=(lambda: self._run([prepared])[0].embedding) if self._predict else None,
         )
@@ -476,6 +531,13 @@ def stream(
         return prediction
 
     yield from in_order(lambda source: attempt(work, source), sources, workers)
+
+
+def picture_endings(output: Output, classes: Sequence[str]) -> list[str]:
+    """What the files of a picture end with: ``_mask.png``, or of several classes ``_globules_mask.png`` and others."""
+    if len(classes) == 1 or output not in OF_EACH_CLASS:
+        return [f"_{output}.png"]
+    return [f"_{name}_{output}.png" for name in classes]
 
 
 def check_outputs(names: Sequence[str], *, sampled: bool = True) -> Sequence[Output]:

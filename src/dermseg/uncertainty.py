@@ -84,6 +84,11 @@ class Uncertainty:
             mutual_information=np.maximum(entropy - expected, 0).astype(np.float32),
         )
 
+    def of_class(self, place: int) -> Uncertainty:
+        """That of one class alone, by its place."""
+        one = slice(place, place + 1)
+        return Uncertainty(self.samples, self.standard_deviation[one], self.entropy[one], self.mutual_information[one])
+
     def summary(self, masks: NDArray[np.bool_], content: tuple[slice, slice]) -> list[dict[str, dict[str, Any]]]:
         """The means of each class's maps, over the image and along the outline.
 

@@ -1,6 +1,8 @@
-"""Words for people: nouns beside numbers, and names as they are read."""
+"""Words for people: nouns beside numbers, names as they are read, and columns of them."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 
 def noun(number: int, one: str, many: str = "") -> str:
@@ -21,3 +23,9 @@ def plain(name: object) -> str:
 def capital(text: str) -> str:
     """A text with a capital as its first letter."""
     return text[:1].upper() + text[1:]
+
+
+def align(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of equal columns, two spaces apart."""
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]

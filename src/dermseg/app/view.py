@@ -146,14 +146,10 @@ def difference(shown: View, other: Mask) -> Picture:
 
 def structures(prediction: Prediction) -> tuple[Picture, dict[str, Colour]]:
     """The outlines of all classes that were found on one photograph, and the colour of each."""
-    drawn = view(prediction, prediction.classes[0]).pixels
-    colours = {}
-    for place, name in enumerate(prediction.classes):
-        mask = view(prediction, name).mask
-        if mask.any():
-            colours[name] = figures.PALETTE[place % len(figures.PALETTE)]
-            drawn = figures.outline(drawn, mask, colours[name])
-    return drawn, colours
+    views = {name: view(prediction, name) for name in prediction.classes}
+    masks = {name: each.mask for name, each in views.items()}
+    colours = {name: colour for name, colour in figures.colours_of(masks).items() if masks[name].any()}
+    return figures.outlines(views[prediction.classes[0]].pixels, masks), colours
 
 
 def read_truth(content: bytes, size: tuple[int, int]) -> Mask:

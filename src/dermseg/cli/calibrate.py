@@ -23,11 +23,16 @@ def calibrate(
     source: Sources = None,
     splits: Splits = None,
     quarantine: Quarantine = None,
+    temperature: Annotated[
+        bool, typer.Option("--temperature/--no-temperature", help="Fit what makes pixels' probabilities honest.")
+    ] = True,
     quality: Annotated[
         bool, typer.Option("--quality/--no-quality", help="Fit what tells predictions to accept, review or reject.")
     ] = True,
 ) -> None:
     """Make a bundle's probabilities mean what they say, and let it tell how good its masks are; writes a copy.
+
+    One of several classes learns instead how likely it is that an image shows each of them.
 
     Thresholds move with the probabilities, so masks stay as they are, but for single pixels along an outline. Scores
     that no longer hold are dropped; `dermseg evaluate --record` takes them again. Needs the extra 'evaluate'.
@@ -53,7 +58,7 @@ def calibrate(
         )
     with progress_bars() as update:
         written, report = calibration.calibrate(
-            given, chosen.samples, output, split=split, quality=quality, progress=update
+            given, chosen.samples, output, split=split, temperature=temperature, quality=quality, progress=update
         )
     typer.echo(str(report))
     typer.echo(f"\nwritten to {written.path}", err=True)

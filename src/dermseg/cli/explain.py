@@ -65,7 +65,7 @@ def explain(
     if not paths and not list_layers:
         raise typer.BadParameter("give at least one image, or --list-layers")
     place = _point(point)
-    jobs = {} if list_layers else plan(paths or [], output, False, PICTURES)
+    jobs = {} if list_layers else plan(paths or [], output, False, [f"_{name}.png" for name in PICTURES])
     explainer = Explainer(bundle, device=device.value, orientation=orientation.value, max_megapixels=max_megapixels)
     if list_layers:
         _list(explainer)

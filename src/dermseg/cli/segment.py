@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import glob
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from dermseg.uncertainty import Ensemble
 
 DEFAULT_OUTPUT = Path("dermseg-output")
+PICTURES: tuple[Output, ...] = ("mask", "overlay", "result", "probability", "uncertainty")
+ENDINGS = tuple(f"_{name}.png" for name in PICTURES)
 
 
 class Device(StrEnum):
@@ -88,7 +91,8 @@ def segment(
     """Find the lesion in images and write masks at their own size.
 
     A file that cannot be used is listed at the end, the others are done; the exit code is then 1. Masks that a bundle
-    itself says should be reviewed or rejected are written and listed.
+    itself says should be reviewed or rejected are written and listed. Of a bundle of several classes, such as the
+    attributes of ISIC 2018 Task 2, each has a mask of its own, and the first images' areas are printed as a table.
 
     Examples:
     - `dermseg segment lesion.jpg`
@@ -97,9 +101,11 @@ def segment(
     - `dermseg segment lesion.jpg --tta --mc-dropout 10 --seed 1 --save mask,uncertainty,json`
     - `dermseg segment photos --ensemble lesion,runs/unet/bundle --save mask,uncertainty`
     - `dermseg segment lesion.jpg --mm-per-pixel 0.02 --json`
+    - `dermseg segment lesion.jpg --bundle attributes --save mask,overlay,json`
     """
+    from dermseg.bundle import Bundle
     from dermseg.imaging import make_folder
-    from dermseg.segmenter import Segmenter, check_outputs
+    from dermseg.segmenter import Segmenter, check_outputs, picture_endings
     from dermseg.uncertainty import Ensemble
 
     if bundle is not None and ensemble is not None:
@@ -108,10 +114,13 @@ def segment(
         [name.strip() for name in save.split(",") if name.strip()],
         sampled=tta or bool(mc_dropout) or ensemble is not None,
     )
-    jobs = plan(paths, output, recursive)
+    names = names_in(ensemble) if ensemble is not None else ["lesion" if bundle is None else bundle]
+    bundles = [Bundle.load(name) for name in names]
+    classes = bundles[0].manifest.classes
+    jobs = plan(paths, output, recursive, [ending for name in PICTURES for ending in picture_endings(name, classes)])
     segmenters = [
         Segmenter(
-            name,
+            each,
             device=device.value,
             threshold=threshold,
             orientation=orientation.value,
@@ -123,11 +132,13 @@ def segment(
             seed=seed,
             mm_per_pixel=mm_per_pixel,
         )
-        for name in (names_in(ensemble) if ensemble is not None else ["lesion" if bundle is None else bundle])
+        for each in bundles
     ]
     segmenter = segmenters[0] if ensemble is None else Ensemble(segmenters)
     make_folder(output)
-    failures, doubts = _run(segmenter, jobs, outputs, workers, as_json, 1 if one_bit else 8)
+    failures, doubts, found = _run(segmenter, jobs, outputs, workers, as_json, 1 if one_bit else 8)
+    if found:
+        typer.echo("\n".join(table(found)))
     done = len(jobs) - len(failures)
     if not as_json and done:
         typer.echo(f"{done} image{'s' * (done != 1)}: {', '.join(outputs)} in {output}")
@@ -147,7 +158,7 @@ def plan(
     paths: Sequence[str],
     output: Path,
     recursive: bool,
-    pictures: Sequence[str] = ("mask", "overlay", "result", "probability", "uncertainty"),
+    endings: Sequence[str] = ENDINGS,
 ) -> dict[Path, Path]:
     """Find the images, and for each the folder its results go to.
 
@@ -155,7 +166,7 @@ def plan(
         paths: Images, folders or globs.
         output: Folder of the results.
         recursive: Whether to look into subfolders.
-        pictures: What may be written of an image: the last part of its results' names, ``<stem>_<picture>.png``.
+        endings: What the names of an image's results may end with, after its stem.
 
     Raises:
         InputError: If there is nothing to do, or one result would take the place of another or of an input.
@@ -173,11 +184,12 @@ def plan(
             raise InputError(
                 f"{first} and {image} would both be written to {folder / image.stem}_*; rename one of them"
             )
-        for name in pictures:
-            target = f"{image.stem}_{name}.png"
+        for ending in endings:
+            target = image.stem + ending
             if real(folder) / target in inputs:
+                what = Path(ending).stem.strip("_").replace("_", " ")
                 raise InputError(
-                    f"the {name} of {image} would replace the input {folder / target}; choose another --output"
+                    f"the {what} of {image} would replace the input {folder / target}; choose another --output"
                 )
     return jobs
 
@@ -217,10 +229,16 @@ def _run(
     workers: int | None,
     as_json: bool,
     mask_bits: Literal[1, 8],
-) -> tuple[list[tuple[Path, DermsegError]], list[tuple[Path, Quality]]]:
-    """Segment and save all images; give those that failed, and those whose mask is not to be trusted by itself."""
+) -> tuple[list[tuple[Path, DermsegError]], list[tuple[Path, Quality]], dict[Path, list[dict[str, Any]]]]:
+    """Segment and save all images.
+
+    Returns:
+        Those that failed; those whose mask is not to be trusted by itself; of the first with several classes, unless
+        they were printed as JSON, what ``to_dict`` tells of each class.
+    """
     failures: list[tuple[Path, DermsegError]] = []
     doubts: list[tuple[Path, Quality]] = []
+    found: dict[Path, list[dict[str, Any]]] = {}
 
     def save(image: Source, prediction: Prediction) -> None:
         assert isinstance(image, Path)
@@ -238,7 +256,23 @@ def _run(
             if as_json:
                 outcome = {"error": str(result)} if isinstance(result, DermsegError) else result.to_dict()
                 typer.echo(json.dumps({"path": str(image), **outcome}, allow_nan=False))
-    return failures, doubts
+            elif not isinstance(result, DermsegError) and len(result.classes) > 1 and len(found) < SHOWN:
+                found[image] = result.to_dict()["classes"]
+    return failures, doubts, found
+
+
+def table(found: Mapping[Path, Sequence[Mapping[str, Any]]]) -> list[str]:
+    """A line an image: of each class its share of the image, and how likely it is there at all, where that is told."""
+    from dermseg.wording import align, plain
+
+    def cell(told: Mapping[str, Any]) -> str:
+        area = f"{100 * told['area_fraction']:.1f} %" if told["area_pixels"] else "-"
+        return area if told["presence"] is None else f"{area} ({told['presence']:.2f})"
+
+    shared = os.path.commonpath([image.parent.resolve() for image in found])
+    names = [os.path.relpath(image.resolve(), shared) for image in found]
+    head = ["area (presence)", *(plain(told["name"]) for told in next(iter(found.values())))]
+    return align([head, *([name, *map(cell, told)] for name, told in zip(names, found.values(), strict=True))])
 
 
 def sentence(path: Path, error: DermsegError) -> str:

@@ -7,7 +7,6 @@ import io
 import json
 import re
 import zipfile
-from dataclasses import replace
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Literal, assert_never, get_args
 
@@ -45,21 +44,23 @@ def encode(prediction: Prediction, output: Rendering, attribute: str | None = No
         prediction: What was found in the image.
         output: Mask, probability and uncertainty are PNGs at the image's own size, the other pictures at most
             ``VIEW_SIZE`` pixels; uncertainty is the entropy, grey, 0 to 1 bit.
-        attribute: The class that is shown, the first if None. JSON tells of all.
+        attribute: The class that is shown. If None, overlay, side-by-side, JSON and ZIP tell of all, the others of the
+            first.
 
     Raises:
         InputError: If the bundle has no such class, or ``uncertainty`` is asked of a single prediction.
     """
-    shown = _of_class(prediction, attribute)
+    one = prediction.only(attribute)
+    shown = prediction if attribute is None else one
     match output:
         case "mask":
-            return encode_mask(shown.mask)
+            return encode_mask(one.mask)
         case "probability":
-            return encode_image(figures.probability_image(shown.probability()))
+            return encode_image(figures.probability_image(one.probability()))
         case "overlay":
             return encode_image(shown.overlay())
         case "uncertainty":
-            return _uncertainty(prediction, attribute)
+            return _uncertainty(one)
         case "side-by-side":
             return encode_image(shown.side_by_side())
         case "json":
@@ -77,12 +78,18 @@ def encode_explanation(explanation: Explanation) -> bytes:
 
 
 def files(prediction: Prediction, attribute: str | None = None) -> dict[str, bytes]:
-    """What a ZIP tells of an image, by name: pictures of a class, the first if None, and the result of all."""
-    shown = _of_class(prediction, attribute)
+    """What a ZIP tells of an image, by name: pictures of a class, or of all if None, and the result of all.
+
+    Of several classes, each has a folder of its pictures, beside the overlay of all.
+    """
+    shown = prediction if attribute is None else prediction.only(attribute)
     outputs: list[Rendering] = ["mask", "probability", "overlay"]
-    pictures = {f"{output}.png": encode(shown, output) for output in outputs}
     if prediction.uncertainty is not None:
-        pictures["uncertainty.png"] = _uncertainty(prediction, attribute)
+        outputs.append("uncertainty")
+    names = shown.classes if len(shown.classes) > 1 else ()
+    pictures = {f"{name}/{output}.png": encode(shown, output, name) for name in names for output in outputs}
+    together: list[Rendering] = ["overlay"] if names else outputs
+    pictures |= {f"{output}.png": encode(shown, output) for output in together}
     return {**pictures, "result.json": to_json(result(prediction))}
 
 
@@ -90,7 +97,7 @@ def result(prediction: Prediction) -> dict[str, Any]:
     """What ``told`` gives, with each class's mask as ``polygon`` and ``rle``, as ``shapes`` makes them."""
     found = told(prediction)
     for entry in found["classes"]:
-        mask = _of_class(prediction, entry["name"]).mask
+        mask = prediction.mask_of(entry["name"])
         entry["polygon"], entry["rle"] = shapes.polygon(mask), shapes.rle(mask)
     return found
 
@@ -131,7 +138,7 @@ def evaluate(
         DataError: If the mask's values leave nothing of what it holds.
         ImageError: If the mask cannot be opened.
     """
-    shown = _of_class(prediction, attribute)
+    shown = prediction.only(attribute)
     truth = read_true_mask(mask, max_megapixels=max_megapixels)
     if truth.shape != prediction.size:
         (height, width), orientation = prediction.size, prediction.photograph.exif_orientation
@@ -171,23 +178,6 @@ def bundle_summary(bundle: Bundle, *, default: bool) -> dict[str, Any]:
         "card": model_card(bundle.manifest),
         "default": default,
     }
-
-
-def _of_class(prediction: Prediction, name: str | None) -> Prediction:
-    """The prediction with one class alone, the first if None, so that its pictures show that one.
-
-    Raises:
-        InputError: If the bundle has no such class.
-    """
-    place = _index(prediction, name)
-    if place == 0:
-        return prediction
-    return replace(
-        prediction,
-        classes=prediction.classes[place : place + 1],
-        probabilities=prediction.probabilities[place : place + 1],
-        thresholds=prediction.thresholds[place : place + 1],
-    )
 
 
 class Archive:
@@ -253,20 +243,11 @@ class _Tail:
         return taken
 
 
-def _uncertainty(prediction: Prediction, attribute: str | None) -> bytes:
+def _uncertainty(prediction: Prediction) -> bytes:
+    """Of a prediction of one class."""
     if prediction.uncertainty is None:
         raise InputError(
             "the output 'uncertainty' shows how several predictions of an image differ; ask for them with tta=true "
             "or mc_samples=10"
         )
-    entropy = prediction.uncertainty.entropy[_index(prediction, attribute)]
-    return encode_image(figures.probability_image(prediction.geometry.invert(entropy)))
-
-
-def _index(prediction: Prediction, name: str | None) -> int:
-    if name is None:
-        return 0
-    if name not in prediction.classes:
-        classes = ", ".join(prediction.classes)
-        raise InputError(f"the bundle {prediction.bundle} has no class {name!r}; it has: {classes}")
-    return prediction.classes.index(name)
+    return encode_image(figures.probability_image(prediction.geometry.invert(prediction.uncertainty.entropy[0])))

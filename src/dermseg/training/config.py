@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationInfo, field_validator, model_validator
 
+from dermseg.bundle import ClassName
 from dermseg.errors import choose_from
 from dermseg.processing import STEPS
 
@@ -219,7 +220,7 @@ class Recipe(_Strict):
     model: ModelConfig
     start: str | None = Field(None, description="a bundle of the same network, to begin with its weights")
     freeze: tuple[str, ...] = Field((), description="parts of the network that keep their weights, such as encoder")
-    classes: tuple[str, ...] = Field(("lesion",), min_length=1)
+    classes: tuple[ClassName, ...] = Field(("lesion",), min_length=1)
     input_size: int = Field(192, ge=32, le=2048)
     processing: tuple[str, ...] = Field(
         (), description="steps of dermseg.processing before the network, in training and in use"
