@@ -45,6 +45,7 @@ from dermseg.cli.main import app as command
 from dermseg.errors import BundleError, ImageError, InputError, ServiceError
 from dermseg.imaging import encode_image, encode_mask
 from dermseg.metrics import Confusion
+from dermseg.presence import Curve, PresenceModel
 from dermseg.segmenter import Prediction
 from dermseg.synthetic import SyntheticImage, draw
 
@@ -85,6 +86,7 @@ def several(dark_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bu
             "name": "several",
             "classes": ("pigment_network", "globules"),
             "thresholds": {"pigment_network": 0.5, "globules": 0.4},
+            "presence": PresenceModel(curves={"globules": Curve(slope=0.5, bias=-1)}),
         }
     )
     folder = tmp_path_factory.mktemp("several") / "several"
@@ -212,7 +214,11 @@ def test_structures_are_outlined_in_colours_of_their_own(several: Bundle, conten
     picture, colours = view.structures(prediction)
     assert colours == {"pigment_network": figures.PALETTE[0], "globules": figures.PALETTE[1]}
     assert all((picture == colour).all(axis=2).any() for colour in colours.values())
-    assert [row[0] for row in view.class_rows(prediction)] == ["pigment network", "globules"]
+    assert prediction.presence is not None
+    share, presence = prediction.mask_of("globules").mean(), prediction.presence["globules"]
+    assert view.class_rows(prediction)[1] == ("globules", view.percent(share), view.percent(presence), "0.400")
+    assert view.class_rows(prediction)[0][0] == "pigment network"
+    assert view.class_rows(prediction)[0][2] == "–"
     none = replace(prediction, thresholds=(0.9999, 0.9999))
     assert view.structures(none)[1] == {}
 
@@ -297,8 +303,17 @@ def test_each_class_has_its_mask_in_the_archive(several: Bundle, content: bytes)
         assert {"1_a_pigment_network_mask.png", "1_a_globules_mask.png"} < set(files.namelist())
         lines = list(csv.DictReader(io.StringIO(files.read("results.csv").decode())))
     assert [line["class"] for line in lines] == ["pigment_network", "globules"]
+    assert [line["presence"] for line in lines] == ["", str(round(card.result["classes"][1]["presence"], 4))]
     assert card.quality is None
     assert view.tally([card]) == "1 image"
+
+
+def test_a_card_of_several_classes_shows_all_of_them(several: Bundle, content: bytes) -> None:
+    finding = Local([str(several.path)]).segment(content, "a.png", "several")
+    card, prediction = view.card(finding), finding.prediction
+    assert card.overlay == view.jpeg(prediction.overlay(view.SIZE))
+    assert card.thumbnail == view.jpeg(view.structures(prediction, view.THUMBNAIL)[0])
+    assert card.area == np.mean(prediction.mask_of("pigment_network") | prediction.mask_of("globules"))
 
 
 @given(st.text())
@@ -420,8 +435,8 @@ def test_a_service_tells_of_a_long_thin_image(service: str) -> None:
 @given(probability=arrays(np.float32, (4, 5), elements=st.floats(0, 1, width=32)))
 def test_eight_bits_keep_the_mask(threshold: float, probability: NDArray[np.float32]) -> None:
     mask = probability > np.float32(threshold)
-    answer = {"probability.png": encode_image(figures.probability_image(probability)), "mask.png": encode_mask(mask)}
-    shares = backend._shares(backend._levels(answer, threshold))
+    grey = encode_image(figures.probability_image(probability))
+    shares = backend._shares(backend._levels(grey, encode_mask(mask), threshold))
     np.testing.assert_array_equal(shares > np.float32(threshold), mask)
     assert np.abs(shares - probability).max() < 1.01 / 255
 
@@ -430,7 +445,7 @@ def test_eight_bits_keep_the_mask(threshold: float, probability: NDArray[np.floa
 def test_a_threshold_that_is_none_is_refused(threshold: float) -> None:
     picture = encode_image(np.zeros((4, 5), np.uint8))
     with pytest.raises(ValueError, match="the threshold is"):
-        backend._levels({"probability.png": picture, "mask.png": picture}, threshold)
+        backend._levels(picture, picture, threshold)
 
 
 class _Answer(http.server.BaseHTTPRequestHandler):

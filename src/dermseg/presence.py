@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
@@ -37,6 +39,16 @@ class PresenceModel(BaseModel):
     curves: dict[str, Curve]
     split: str | None = None
     images: int = Field(0, ge=0)
+
+    def of(self, classes: Sequence[str], probabilities: NDArray[np.floating]) -> dict[str, float]:
+        """How likely an image shows each class that has a curve, by name.
+
+        Args:
+            classes: Names of the maps.
+            probabilities: (K, h, w) in [0, 1], without the padding around the image.
+        """
+        maps = zip(classes, probabilities, strict=True)
+        return {name: float(self.curves[name](np.array(evidence(each)))) for name, each in maps if name in self.curves}
 
 
 def evidence(probability: NDArray[np.floating]) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
@@ -33,7 +33,6 @@ from dermseg.imaging import (
 )
 from dermseg.measurement import Measurements, check_scale, measure
 from dermseg.parallel import attempt, in_order
-from dermseg.presence import PresenceModel, evidence
 from dermseg.processing import DECODED_SIDE, decode, prepare
 from dermseg.quality import Quality, QualityModel, judge
 from dermseg.uncertainty import Samples, Uncertainty, augmented, dropout, mean, plain, sigmoid
@@ -64,7 +63,8 @@ class Prediction:
             ensemble, and where ``embed`` gives it.
         mm_per_pixel: Length of a side of the image's pixels; None if unknown.
         quality_model: The bundle's, which judges the prediction; None if it has none.
-        presence_model: The bundle's, which tells how likely each class is there at all; None if it has none.
+        presence: By class the probability that the image shows it at all, whatever its threshold; None of a bundle that
+            does not tell, and of an ensemble.
         own_thresholds: The bundle's, which it was fitted at; None if they are ``thresholds``.
         embed: Gives the embedding when ``quality`` is asked for, since it takes a prediction more than the samples do.
     """
@@ -80,7 +80,7 @@ class Prediction:
     embedding: NDArray[np.float32] | None = field(default=None, repr=False)
     mm_per_pixel: float | None = None
     quality_model: QualityModel | None = field(default=None, repr=False)
-    presence_model: PresenceModel | None = field(default=None, repr=False)
+    presence: Mapping[str, float] | None = None
     own_thresholds: tuple[float, ...] | None = field(default=None, repr=False)
     embed: Callable[[], NDArray[np.float32] | None] | None = field(default=None, repr=False)
 
@@ -124,15 +124,6 @@ class Prediction:
             uncertainty=self.uncertainty and self.uncertainty.of_class(place),
             own_thresholds=self.own_thresholds and self.own_thresholds[one],
         )
-
-    @cached_property
-    def presence(self) -> dict[str, float] | None:
-        """By class the probability that the image shows it at all, whatever its threshold; None without a model."""
-        if self.presence_model is None:
-            return None
-        content, curves = self.geometry.content, self.presence_model.curves
-        maps = zip(self.classes, self.probabilities, strict=True)
-        return {name: float(curves[name](np.array(evidence(each[content])))) for name, each in maps if name in curves}
 
     @cached_property
     def quality(self) -> Quality | None:
@@ -457,11 +448,13 @@ class Segmenter:
     def conclude(self, prepared: Prepared, outcome: Outcome) -> Prediction:
         """Make an image's prediction of what ``run`` gave for it."""
         manifest, samples = self.bundle.manifest, outcome.samples
+        probabilities = mean(samples) if len(samples) > 1 else samples[0]
+        inside = probabilities[:, *prepared.geometry.content]
         return Prediction(
             photograph=prepared.photograph,
             pixels=prepared.pixels,
             classes=manifest.classes,
-            probabilities=mean(samples) if len(samples) > 1 else samples[0],
+            probabilities=probabilities,
             geometry=prepared.geometry,
             thresholds=self.thresholds,
             bundle=manifest.name,
@@ -469,7 +462,7 @@ class Segmenter:
             embedding=outcome.embedding,
             mm_per_pixel=self._mm_per_pixel,
             quality_model=manifest.quality,
-            presence_model=manifest.presence,
+            presence=manifest.presence.of(manifest.classes, inside) if manifest.presence else None,
             own_thresholds=tuple(manifest.thresholds[name] for name in manifest.classes),
             embed=(lambda: self._run([prepared])[0].embedding) if self._predict else None,
         )

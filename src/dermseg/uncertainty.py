@@ -335,6 +335,7 @@ class Ensemble:
             uncertainty=Uncertainty.of(samples, weights),
             embedding=None,
             quality_model=None,
+            presence=None,
         )
 
     def stream(

@@ -237,7 +237,7 @@ class Remote:
             ]
 
     def segment(self, content: bytes, name: str, bundle: str) -> Finding:
-        """As of ``Backend``; a request for each class."""
+        """As of ``Backend``."""
         start = time.perf_counter()
         photograph = open_image(content, max_megapixels=MAX_MEGAPIXELS)
         pixels = decode(photograph, 0)
@@ -245,13 +245,14 @@ class Remote:
         with self._reading():
             result = json.loads(answer["result.json"])
             classes = {each["name"]: float(each["threshold"]) for each in result["classes"]}
+            told = {each["name"]: each["presence"] for each in result["classes"]}
+            presence = {class_name: float(value) for class_name, value in told.items() if value is not None}
             quality = Quality(**result["quality"]) if result["quality"] else None
         levels = np.empty((len(classes), *photograph.size), np.uint8)
         for place, (class_name, threshold) in enumerate(classes.items()):
-            if place:
-                answer = self._zip(content, bundle=bundle, attribute=class_name)
+            folder = f"{class_name}/" if len(classes) > 1 else ""
             with self._reading():
-                levels[place] = _levels(answer, threshold)
+                levels[place] = _levels(answer[f"{folder}probability.png"], answer[f"{folder}mask.png"], threshold)
 
         def expand() -> Prediction:
             return Prediction(
@@ -262,6 +263,7 @@ class Remote:
                 geometry=_Whole.of(*photograph.size),
                 thresholds=tuple(classes.values()),
                 bundle=bundle,
+                presence=presence or None,
             )
 
         nbytes = len(content) + pixels.nbytes + levels.nbytes
@@ -333,11 +335,11 @@ class _Whole(Geometry):
         return cast(NDArray[np.float32], image)
 
 
-def _levels(answer: Mapping[str, bytes], threshold: float) -> NDArray[np.uint8]:
+def _levels(probability: bytes, mask_file: bytes, threshold: float) -> NDArray[np.uint8]:
     """A service's probability (H, W), 0 to 255, so that what is above the threshold is the service's own mask."""
     if not 0 < np.float32(threshold) < 1:
         raise ValueError(f"the threshold is {threshold}")
-    grey, mask = _grey(answer["probability.png"]), read_mask(answer["mask.png"])
+    grey, mask = _grey(probability), read_mask(mask_file)
     least = int(np.searchsorted(_shares(np.arange(256, dtype=np.uint8)), np.float32(threshold), side="right"))
     # Eight bits put some pixels along the outline on its other side.
     return np.where(mask, np.maximum(grey, least), np.minimum(grey, least - 1)).astype(np.uint8)

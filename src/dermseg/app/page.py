@@ -264,7 +264,7 @@ class _Desk:
         found = ", ".join(plain(name) for name in colours) or "none"
         st.image(view.jpeg(picture), width="stretch", alt=f"Photograph with the outlines of its structures: {found}.")
         _legend({plain(name): colour for name, colour in colours.items()})
-        _table(f"Found by the bundle {several.name}", ("", "threshold", "of the image"), view.class_rows(prediction))
+        _table(f"Found by the bundle {several.name}", view.CLASS_COLUMNS, view.class_rows(prediction))
 
     def _compare(self, image: Image, chosen: _Chosen, others: Sequence[BundleInfo], is_open: bool) -> None:
         names = [info.name for info in others]

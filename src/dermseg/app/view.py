@@ -36,9 +36,12 @@ Row = tuple[str, ...]
 
 COLUMNS = (
     *("file", "bundle", "verdict", "estimated_jaccard", "reason", "width", "height"),
-    *("class", "threshold", "area_pixels", "area_fraction", "error"),
+    *("class", "presence", "threshold", "area_pixels", "area_fraction", "error"),
 )
 """Of ``results.csv``: a line for each class of an image, and one for a file that could not be used."""
+
+CLASS_COLUMNS: Row = ("", "of the image", "probably there", "threshold")
+"""What ``class_rows`` tells."""
 
 _SCORES = {
     "jaccard": "Jaccard index",
@@ -72,7 +75,7 @@ class Card:
         overlay: The same, larger.
         masks: PNG at the image's own size, by class.
         quality: What the prediction is worth.
-        area: The share of the image that the first class covers, [0, 1].
+        area: The share of the image that is covered by one class or more, [0, 1].
         result: ``to_dict`` of the finding.
     """
 
@@ -144,9 +147,12 @@ def difference(shown: View, other: Mask) -> Picture:
     return figures.error_map(shown.pixels, shown.mask, fitted)
 
 
-def structures(prediction: Prediction) -> tuple[Picture, dict[str, Colour]]:
-    """The outlines of all classes that were found on one photograph, and the colour of each."""
-    views = {name: view(prediction, name) for name in prediction.classes}
+def structures(prediction: Prediction, longest: int = SIZE) -> tuple[Picture, dict[str, Colour]]:
+    """The outlines of all classes that were found on one photograph, and the colour of each where there are several."""
+    views = {name: view(prediction, name, longest) for name in prediction.classes}
+    if len(views) == 1:
+        (only,) = views.values()
+        return figures.overlay(only.pixels, only.mask), {}
     masks = {name: each.mask for name, each in views.items()}
     colours = {name: colour for name, colour in figures.colours_of(masks).items() if masks[name].any()}
     return figures.outlines(views[prediction.classes[0]].pixels, masks), colours
@@ -185,9 +191,14 @@ def score_rows(scores: Confusion) -> list[Row]:
 
 
 def class_rows(prediction: Prediction) -> list[Row]:
-    """Name, threshold and area of each class."""
+    """Name, area, presence where the bundle tells it, and threshold of each class: what ``CLASS_COLUMNS`` names."""
     return [
-        (plain(each["name"]), f"{each['threshold']:.3f}", percent(each["area_fraction"]))
+        (
+            plain(each["name"]),
+            percent(each["area_fraction"]) if each["area_pixels"] else "–",
+            "–" if each["presence"] is None else percent(each["presence"]),
+            f"{each['threshold']:.3f}",
+        )
         for each in prediction.to_dict()["classes"]
     ]
 
@@ -272,16 +283,14 @@ def result_file(prediction: Prediction, quality: Quality | None) -> bytes:
 def card(finding: Finding) -> Card:
     """What is kept of a finding among many."""
     prediction = finding.prediction
-    first = prediction.classes[0]
-    shown = view(prediction, first)
-    small = view(prediction, first, THUMBNAIL)
+    masks = {name: prediction.mask_of(name) for name in prediction.classes}
     return Card(
         name=prediction.photograph.name,
-        thumbnail=jpeg(figures.overlay(small.pixels, small.mask)),
-        overlay=jpeg(figures.overlay(shown.pixels, shown.mask)),
-        masks={name: encode_mask(prediction.mask_of(name)) for name in prediction.classes},
+        thumbnail=jpeg(structures(prediction, THUMBNAIL)[0]),
+        overlay=jpeg(prediction.overlay(SIZE) if len(masks) > 1 else structures(prediction)[0]),
+        masks={name: encode_mask(mask) for name, mask in masks.items()},
         quality=finding.quality,
-        area=float(prediction.mask.mean()),
+        area=float(np.any(list(masks.values()), axis=0).mean()),
         result=result(prediction, finding.quality),
     )
 
@@ -347,6 +356,7 @@ def _lines(each: Card) -> list[dict[str, Any]]:
         {
             **shared,
             "class": found["name"],
+            "presence": "" if found["presence"] is None else round(found["presence"], 4),
             "threshold": found["threshold"],
             "area_pixels": found["area_pixels"],
             "area_fraction": found["area_fraction"],
