@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 
 import dermseg
 from dermseg import __version__, synthetic
-from dermseg.bundle import CARD, Bundle, shipped_bundles
+from dermseg.bundle import CARD, Bundle, shipped_bundles, write
 from dermseg.card import model_card
 from dermseg.cli.main import COMMANDS, GROUPS, app
 from dermseg.cli.segment import plan
@@ -31,11 +31,13 @@ from dermseg.errors import InputError
 from dermseg.imaging import read_mask
 from dermseg.metrics import Confusion
 from dermseg.models import build
+from dermseg.presence import Curve, PresenceModel
 from dermseg.segmenter import Segmenter
 from dermseg.training.config import AugmentationConfig, Recipe
 from dermseg.training.recipes import load_recipe, shipped
 from tests.conftest import Cli
 from tests.hostile import HOSTILE, Decodes, Fails
+from tests.service import two_classes
 
 
 @pytest.fixture
@@ -65,6 +67,45 @@ def test_plan_takes_files_folders_and_globs(photos: Path, tmp_path: Path, monkey
     assert plan(["photos/**/*.png"], out, False) == {a: out, c: out}
     assert plan(["photos"], out, True) == {a: out, b: out, c: out / "more"}
     assert plan(["photos", "photos/a.png", "photos/more"], out, False) == {a: out, b: out, c: out}
+
+
+def test_several_classes_are_printed_as_a_table(
+    cli: Cli, example_file: Path, dark_bundle: Bundle, tmp_path: Path
+) -> None:
+    two = two_classes(dark_bundle, tmp_path)
+    curves = {"bright": Curve(slope=0.5, bias=-1)}
+    files = {name: two.read(name) for name in two.manifest.hashes}
+    write(two.path, two.manifest.model_copy(update={"presence": PresenceModel(curves=curves)}), files)
+    (tmp_path / "photos" / "more").mkdir(parents=True)
+    for name in ("a.png", "more/b.png"):
+        shutil.copy(example_file, tmp_path / "photos" / name)
+    options = ("--bundle", two.path, "--save", "mask,json", "-o", "out")
+    done = cli("segment", "photos", "--recursive", *options)
+    assert done.returncode == 0, done.stderr
+    told = json.loads((tmp_path / "out" / "a.json").read_text())["classes"]
+    share, presence = told[1]["area_fraction"], told[1]["presence"]
+    assert told[0]["presence"] is None
+    head, first, second, last = done.stdout.splitlines()
+    assert head.split() == ["area", "(presence)", "lesion", "bright"]
+    cells = f"a.png {100 * told[0]['area_fraction']:.1f} % {100 * share:.1f} % ({presence:.2f})"
+    assert first.split() == cells.split()
+    assert second.split()[1:] == first.split()[1:]
+    assert second.startswith("more/b.png ")
+    assert last == "2 images: mask, json in out"
+    names = ["a.json", "a_bright_mask.png", "a_lesion_mask.png", "more"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == names
+    assert "area" not in cli("segment", "photos", *options, "--json").stdout.splitlines()[0][:10]
+
+
+def test_a_mask_of_a_class_that_would_replace_an_input_is_refused(
+    cli: Cli, example_file: Path, dark_bundle: Bundle, tmp_path: Path
+) -> None:
+    two = two_classes(dark_bundle, tmp_path)
+    for name in ("a.png", "a_bright_mask.png"):
+        shutil.copy(example_file, tmp_path / name)
+    done = cli("segment", "a.png", "a_bright_mask.png", "--bundle", two.path, "-o", ".")
+    assert done.returncode == 1
+    assert "error: the bright mask of a.png would replace the input a_bright_mask.png" in done.stderr
 
 
 def test_plan_keeps_files_that_do_not_exist_for_the_report(tmp_path: Path) -> None:
