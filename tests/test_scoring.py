@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from dermseg.metrics import Confusion
-from dermseg.training.scoring import BINS, HIGHEST, LEAST_SENSITIVITY, LOWEST, TuneScorer
+from dermseg.training.scoring import BINS, HIGHEST, LEAST_SHARE, LOWEST, TuneScorer
 
 THRESHOLDS = [k / BINS for k in range(LOWEST, HIGHEST + 1)]
 
@@ -56,7 +56,7 @@ def test_the_best_mean_over_data_sets_is_found(monitor: str, seed: int, sizes: l
 
 @settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 10**6))
-def test_the_thresholds_give_the_highest_micro_jaccard_of_all_that_find_something(seed: int) -> None:
+def test_the_thresholds_give_the_highest_micro_jaccard_that_leaves_each_class_its_share(seed: int) -> None:
     scorer = TuneScorer(("a", "b"), ("one",), "micro_jaccard")
     probability, truth = batch(seed, 5, 2, size=5)
     scorer.update(probability[:2], truth[:2], torch.zeros(2, dtype=torch.long))
@@ -73,14 +73,26 @@ def test_the_thresholds_give_the_highest_micro_jaccard_of_all_that_find_somethin
     tried = []
     for index in range(2):
         sums = {pooled(index, threshold) for threshold in THRESHOLDS}
-        least = min(LEAST_SENSITIVITY * int(truth[:, index].sum()), max(hits for hits, _ in sums))
-        tried.append([(hits, union) for hits, union in sums if hits >= least])
+        least = LEAST_SHARE * max(ratio(*pair) for pair in sums)
+        tried.append([pair for pair in sums if ratio(*pair) >= least])
     best = max(ratio(a[0] + b[0], a[1] + b[1]) for a in tried[0] for b in tried[1])
     assert scores.values["micro_jaccard"] == pytest.approx(best)
     chosen = [pooled(index, scores.thresholds[name]) for index, name in enumerate("ab")]
     assert ratio(chosen[0][0] + chosen[1][0], chosen[0][1] + chosen[1][1]) == pytest.approx(best)
     for name, sums_of_class in zip("ab", chosen, strict=True):
         assert scores.values[f"micro_jaccard_{name}"] == pytest.approx(ratio(*sums_of_class))
+
+
+def test_a_rare_class_is_found_though_the_sum_would_be_higher_without_it() -> None:
+    """Of `common` all is found; `rare` is a fifth of what is as probable, which costs the sum more than it gives."""
+    probability, truth = torch.zeros(1, 2, 1, 100), torch.zeros(1, 2, 1, 100, dtype=torch.bool)
+    probability[0, 0, 0, :40], truth[0, 0, 0, :40] = 0.9, True
+    probability[0, 1, 0, :20], truth[0, 1, 0, :4] = 0.6, True
+    scorer = TuneScorer(("common", "rare"), ("one",), "micro_jaccard")
+    scorer.update(probability, truth, torch.zeros(1, dtype=torch.long))
+    scores = scorer.compute()
+    assert scores.values["micro_jaccard_rare"] == pytest.approx(4 / 20)
+    assert scores.values["micro_jaccard"] == pytest.approx(44 / 60)  # 40 / 44 without
 
 
 def test_a_probability_on_a_threshold_is_not_above_it() -> None:

@@ -204,7 +204,8 @@ class _Desk:
     def _tabs(self, image: Image, chosen: _Chosen) -> None:
         """What a tab shows is made when it is opened; what it asks is kept while it is closed."""
         several = self._several()
-        others = [info for info in self._infos if info.name != self._info.name]
+        shared = set(self._info.classes)
+        others = [info for info in self._infos if info.name != self._info.name and shared & set(info.classes)]
         tabs: dict[str, Callable[[bool], None]] = {
             "Outline": lambda _: _outline(image, chosen),
             "Mask": lambda _: _mask(image, chosen),

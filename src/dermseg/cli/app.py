@@ -16,7 +16,7 @@ def app(
     port: Annotated[int, typer.Option(envvar="PORT", min=1, max=65535, help="Port.")] = 8501,
     bundles: Annotated[
         list[str] | None,
-        typer.Option("--bundle", "-b", help=f"{WHICH}; may be repeated."),
+        typer.Option("--bundle", "-b", help=f"{WHICH}; may be repeated [lesion and attributes]."),
     ] = None,
     api: Annotated[
         str | None,
@@ -45,4 +45,4 @@ def app(
     with extra("the app", "app"):
         from dermseg.app import run
 
-    run(port=port, address=host, api=api, token=token, bundles=tuple(bundles or ["lesion"]), max_upload=max_upload)
+    run(port=port, address=host, api=api, token=token, bundles=tuple(bundles or ["lesion", "attributes"]), max_upload=max_upload)

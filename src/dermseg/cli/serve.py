@@ -84,6 +84,7 @@ def serve(
     - `dermseg serve`
     - `curl -F file=@lesion.jpg localhost:8000/segment -o mask.png`
     - `DERMSEG_TOKEN=secret dermseg serve --host 0.0.0.0 --port 7860 --workers 2`
+    - `dermseg serve --bundle lesion --bundle attributes`
     - `dermseg serve --bundle lesion --bundle runs/mine/bundle --origin https://clinic.example`
     """
     with extra("the service", "serve"):

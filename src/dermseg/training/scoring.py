@@ -16,8 +16,8 @@ from dermseg.metrics import score
 BINS = 100
 # The thresholds that are tried, in hundredths.
 LOWEST, HIGHEST = 1, 99
-# Of a class that is there, at least so much is found, where any threshold does.
-LEAST_SENSITIVITY = 0.001
+# Of the Jaccard index that a class could have by itself, so much is kept for it.
+LEAST_SHARE = 0.5
 METRICS = ("jaccard", "thresholded_jaccard", "dice", "sensitivity", "precision")
 
 
@@ -103,14 +103,15 @@ def _best_together(sums: NDArray[np.float64]) -> NDArray[np.int64]:
     """The threshold of each class, (K,), that gives the highest micro Jaccard; ``sums`` is (K, T, 4).
 
     A ratio of sums is highest where ``hits - ratio * union`` is, class by class (Dinkelbach, 1967). Never to find a
-    rare class would often be best for the sum, so each keeps a threshold that finds a part of it.
+    rare class would often be best for the sum, so each has a threshold at which its own Jaccard index is at least
+    ``LEAST_SHARE`` of the best that it could have.
     """
     hits, union = sums[..., 0], sums[..., :3].sum(axis=-1)
-    positive = sums[..., 0] + sums[..., 2]
-    nothing = hits < np.minimum(LEAST_SENSITIVITY * positive, hits.max(axis=1, keepdims=True))
+    own = score("jaccard", sums)
+    poor = own < LEAST_SHARE * own.max(axis=1, keepdims=True)
     classes, ratio = np.arange(len(sums)), 0.0
     while True:
-        best: NDArray[np.int64] = np.where(nothing, -np.inf, hits - ratio * union).argmax(axis=1)
+        best: NDArray[np.int64] = np.where(poor, -np.inf, hits - ratio * union).argmax(axis=1)
         higher = float(score("jaccard", sums[classes, best].sum(axis=0)))
         if higher <= ratio:
             return best
