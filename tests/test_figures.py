@@ -265,7 +265,7 @@ def test_of_outlines_that_run_together_both_are_seen() -> None:
 def test_a_legend_names_each_structure_and_its_area(written: list[str], width: int) -> None:
     pixels, masks = two_structures()
     scale = width / pixels.shape[1]
-    pixels = cv2.resize(pixels, None, fx=scale, fy=scale)
+    pixels = cv2.resize(pixels, None, fx=scale, fy=scale).astype(np.uint8)
     masks = {name: cv2.resize(mask.astype(np.uint8), pixels.shape[1::-1]) > 0 for name, mask in masks.items()}
     area = f"{100 * masks['globules'].mean():.1f} %"
     drawn = figures.structures(pixels, masks)

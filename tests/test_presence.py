@@ -46,7 +46,7 @@ def drawn(count: int) -> tuple[np.ndarray, np.ndarray]:
 
 def test_a_known_curve_is_found() -> None:
     curve = fit(*drawn(100_000))
-    assert (curve.slope, curve.bias) == (pytest.approx(0.7, rel=0.03), pytest.approx(-1.2, rel=0.03))
+    assert (curve.slope, curve.bias) == pytest.approx((0.7, -1.2), rel=0.03)
 
 
 def test_a_curve_is_that_of_logistic_regression() -> None:

@@ -45,4 +45,5 @@ def app(
     with extra("the app", "app"):
         from dermseg.app import run
 
-    run(port=port, address=host, api=api, token=token, bundles=tuple(bundles or ["lesion", "attributes"]), max_upload=max_upload)
+    chosen = tuple(bundles or ["lesion", "attributes"])
+    run(port=port, address=host, api=api, token=token, bundles=chosen, max_upload=max_upload)

@@ -12,7 +12,7 @@ import typer
 from dermseg.errors import InputError
 
 WHICH = (
-    "A shipped bundle's name (lesion and attributes: not for commercial use; lesion-open: also for it), a folder or a zip"
+    "A shipped bundle's name (lesion, attributes: not for commercial use; lesion-open: also for it), a folder or a zip"
 )
 
 bundles = typer.Typer(name="bundles", invoke_without_command=True, rich_markup_mode="markdown")
