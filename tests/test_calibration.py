@@ -397,6 +397,12 @@ def test_a_class_that_every_image_shows_has_no_presence(structures: tuple[Bundle
     assert Segmenter(new)(folder / "images" / "00.png").to_dict()["classes"][0]["presence"] is None
 
 
+def test_nothing_to_fit_is_refused(confident: Bundle, samples: list[Sample], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="there is nothing to fit: dark has one class"):
+        calibrate(confident, samples, tmp_path / "new", temperature=False, quality=False)
+    assert not (tmp_path / "new").exists()
+
+
 def test_one_class_has_no_presence(calibrated: tuple[Bundle, Report]) -> None:
     assert calibrated[0].manifest.presence is None
     assert calibrated[1].presence == {}

@@ -27,7 +27,7 @@ from dermseg.card import model_card
 from dermseg.cli.main import COMMANDS, GROUPS, app
 from dermseg.cli.segment import plan
 from dermseg.data import catalog
-from dermseg.errors import InputError
+from dermseg.errors import SHOWN, InputError
 from dermseg.imaging import read_mask
 from dermseg.metrics import Confusion
 from dermseg.models import build
@@ -95,6 +95,11 @@ def test_several_classes_are_printed_as_a_table(
     names = ["a.json", "a_bright_mask.png", "a_lesion_mask.png", "more"]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == names
     assert "area" not in cli("segment", "photos", *options, "--json").stdout.splitlines()[0][:10]
+    for number in range(12):
+        shutil.copy(example_file, tmp_path / "photos" / f"{number}.png")
+    lines = cli("segment", "photos", *options).stdout.splitlines()
+    assert len(lines) == 1 + SHOWN + 2
+    assert lines[-2] == "and 3 more images; --save json tells of all"
 
 
 def test_a_mask_of_a_class_that_would_replace_an_input_is_refused(

@@ -362,7 +362,7 @@ def calibrate(
 
     Raises:
         InputError: The folder is, holds or lies in the bundle, or holds other things, or quality is asked for of
-            several classes.
+            several classes, or nothing is asked for.
         DataError: There are too few images.
         MissingExtraError: Without scipy.
         DermsegError: An image or truth cannot be used.
@@ -377,6 +377,8 @@ def calibrate(
             f"{manifest.name} finds {', '.join(classes)}, but quality is estimated of one class; leave it out with "
             "--no-quality"
         )
+    if not (temperature or quality) and len(classes) == 1:
+        raise InputError(f"there is nothing to fit: {manifest.name} has one class; leave out an option --no-...")
     unique: dict[str, Sample] = {}
     for sample in samples:
         unique.setdefault(sample.id, sample)

@@ -107,6 +107,7 @@ def segment(
     from dermseg.imaging import make_folder
     from dermseg.segmenter import Segmenter, check_outputs, picture_endings
     from dermseg.uncertainty import Ensemble
+    from dermseg.wording import count
 
     if bundle is not None and ensemble is not None:
         raise typer.BadParameter("give one of --bundle and --ensemble")
@@ -137,9 +138,11 @@ def segment(
     segmenter = segmenters[0] if ensemble is None else Ensemble(segmenters)
     make_folder(output)
     failures, doubts, found = _run(segmenter, jobs, outputs, workers, as_json, 1 if one_bit else 8)
+    done = len(jobs) - len(failures)
     if found:
         typer.echo("\n".join(table(found)))
-    done = len(jobs) - len(failures)
+        if done > len(found):
+            typer.echo(f"and {count(done - len(found), 'more image')}; --save json tells of all")
     if not as_json and done:
         typer.echo(f"{done} image{'s' * (done != 1)}: {', '.join(outputs)} in {output}")
     for path, quality in doubts[:SHOWN]:
