@@ -2,8 +2,8 @@
 
     python benchmarks/presence.py --data DATA --bundle attributes --split test
 
-For each class: the images that show it, the area under the ROC curve of its presence, the mean presence, the Brier score
-beside that of always saying the share of images that show it, and the expected calibration error in five bins of
+For each class: the images that show it, the area under the ROC curve of its presence, the mean presence, the Brier
+score beside that of always saying the share of images that show it, and the expected calibration error in five bins of
 equally many images. Brackets are 95 % bootstrap intervals over groups.
 """
 

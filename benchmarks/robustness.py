@@ -3,26 +3,45 @@
     python benchmarks/robustness.py --data DATA --bundle lesion --split tune
 
 Each image of the split is segmented as it is and after each change of ``dermseg/robustness.toml``, its truth changed
-alike, and compared by the official Task 1 Jaccard index. An image that two data sets share counts once. Prints, for
-each change, how many images it can be made of, their Jaccard index before and after, and the mean difference with a
-95 % bootstrap interval over lesions. What is random is drawn from the image's id, so every bundle sees the same.
+alike, and compared by the official Task 1 Jaccard index; a bundle of several classes by the micro Jaccard index of Task
+2, and without the changes that are framed by a lesion. An image that two data sets share counts once. Prints, for each
+change, how many images it can be made of, their Jaccard index before and after, and the difference with a 95 %
+bootstrap interval over lesions. What is random is drawn from the image's id, so every bundle sees the same.
 """
 
 from __future__ import annotations
 
 import argparse
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dermseg.data import catalog, splits
-from dermseg.data.catalog import LESION, Sample
+from dermseg.data.catalog import Sample
 from dermseg.imaging import open_image, read_mask, write_bytes
-from dermseg.metrics import Confusion, bootstrap_interval
+from dermseg.metrics import Confusion, bootstrap
 from dermseg.parallel import in_order
 from dermseg.robustness import PARAMETERS, changed, changes
-from dermseg.segmenter import Segmenter
+from dermseg.segmenter import Prediction, Segmenter
+
+FRAMING = {"zoom_in", "surround", "cut"}
+"""Steps that go by where the mask lies, and so would frame each class in its own way."""
+
+Statistic = NDArray[np.float64]
+
+
+def compare(prediction: Prediction, truths: Mapping[str, NDArray[np.bool_]]) -> Statistic:
+    """What an image adds to a score, (2,), which is a sum of the first over a sum of the second.
+
+    Of one class its Jaccard index and 1; of several the areas of intersections and of unions.
+    """
+    if len(truths) == 1:
+        return np.array([Confusion.of(prediction.mask, *truths.values()).jaccard, 1])
+    pairs = [(prediction.mask_of(name), truth) for name, truth in truths.items()]
+    return np.sum([[(mask & truth).mean(), (mask | truth).mean()] for mask, truth in pairs], axis=0)
 
 
 def main() -> None:
@@ -38,30 +57,47 @@ def main() -> None:
     arguments = parser.parse_args()
     rows = {"unchanged": {}, **changes(arguments.parameters)}
     segmenter = Segmenter(arguments.bundle, threads=1)
-    table = splits.read(arguments.splits) if arguments.splits else None
+    classes = segmenter.bundle.manifest.classes
+    if len(classes) > 1:
+        rows = {name: steps for name, steps in rows.items() if not FRAMING & set(steps)}
+    table = splits.read(arguments.splits or splits.default_for(classes))
     every = splits.select(
-        catalog.with_masks(catalog.read(arguments.data, arguments.source), [LESION]), arguments.split, table
+        catalog.with_masks(catalog.read(arguments.data, arguments.source), classes), arguments.split, table
     )
     samples = list({sample.id: sample for sample in reversed(every)}.values())[::-1][: arguments.images]
 
-    def look(sample: Sample) -> list[float]:
-        image, mask = open_image(sample.image).pixels(), read_mask(sample.masks[LESION])
-        pairs = [changed(image, mask, steps, zlib.crc32(sample.id.encode())) for steps in rows.values()]
-        return [Confusion.of(segmenter(p[0]).mask, p[1]).jaccard if p else np.nan for p in pairs]
+    def look(sample: Sample) -> list[Statistic]:
+        image, seed = open_image(sample.image).pixels(), zlib.crc32(sample.id.encode())
+        masks = {name: read_mask(sample.masks[name]) for name in classes}
+        found = []
+        for steps in rows.values():
+            # Equal seeds change the image alike for each class.
+            pairs = {name: pair for name in classes if (pair := changed(image, masks[name], steps, seed))}
+            truths = {name: truth for name, (_, truth) in pairs.items()}
+            found.append(compare(segmenter(pairs[classes[0]][0]), truths) if truths else np.full(2, np.nan))
+        return found
 
-    scores = np.array(list(in_order(look, samples)))
+    statistics = np.array(list(in_order(look, samples)))
     if arguments.output:
+        scores = statistics[..., 0] / statistics[..., 1]
         lines = [["id", "source", *rows], *([s.id, s.source, *r] for s, r in zip(samples, scores, strict=True))]
         text = "\n".join(",".join(str(value) for value in line) for line in lines)
         write_bytes(arguments.output, (text + "\n").encode())
     groups = np.array([sample.group for sample in samples])
     print("| change | images | Jaccard before | after | difference |\n|---|---|---|---|---|")
-    for name, after in zip(rows, scores.T, strict=True):
-        made = ~np.isnan(after)
-        before, after = scores[made, 0], after[made]
-        loss = bootstrap_interval(after - before, list(groups[made]))
+    for place, name in enumerate(rows):
+        both = statistics[:, [0, place]]
+        made = ~np.isnan(both).any(axis=(1, 2))
+        found = bootstrap(both[made], differ, list(groups[made]))
+        loss = found["loss"]
         shown = f"{loss.mean:+.3f} [{loss.low:+.3f}, {loss.high:+.3f}]"
-        print(f"| {name} | {made.sum()} | {before.mean():.3f} | {after.mean():.3f} | {shown} |")
+        print(f"| {name} | {made.sum()} | {found['before'].mean:.3f} | {found['after'].mean:.3f} | {shown} |")
+
+
+def differ(sums: Statistic) -> dict[str, NDArray[np.float64]]:
+    """The scores before and after a change, and their difference, (r,), of (r, 2, 2)."""
+    before, after = (sums[..., 0] / sums[..., 1]).T
+    return {"before": before, "after": after, "loss": after - before}
 
 
 if __name__ == "__main__":
