@@ -341,6 +341,18 @@ def test_a_batch_may_be_a_zip(client: httpx.Client, photo: bytes) -> None:
     assert listed[1]["problem"]["status"] in (415, 422)
 
 
+def test_a_batch_of_several_classes_has_files_of_each(insider: httpx.Client, photo: bytes) -> None:
+    response = insider.post(
+        "/segment/batch", files=[("files", ("a.jpg", photo))], params={"output": "zip", "bundle": "two"}
+    )
+    assert response.status_code == 200
+    with zipfile.ZipFile(io.BytesIO(response.content)) as archive:
+        each = {
+            f"0_a_{name}_{kind}.png" for name in ("lesion", "bright") for kind in ("mask", "probability", "overlay")
+        }
+        assert {*archive.namelist()} == each | {"0_a_overlay.png", "0_a_result.json", "results.json"}
+
+
 @pytest.mark.parametrize(
     ("path", "field", "output"),
     [("/predict", "file", "mask"), ("/predict/", "file", "mask"), ("/segmentation", "image", "probability")],

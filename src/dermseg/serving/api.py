@@ -66,7 +66,13 @@ class Choice(BaseModel):
             description="Predictions by Monte Carlo dropout, from 2; 0 for none. With tta 5 at most, of each view.",
         ),
     ] = 0
-    attribute: Annotated[str | None, Field(description="A class of the bundle; its first if left out.")] = None
+    attribute: Annotated[
+        str | None,
+        Field(
+            description="A class of the bundle. If left out: overlay, side-by-side, json and zip tell of all, "
+            "the others of the first."
+        ),
+    ] = None
     mm_per_pixel: Annotated[
         float | None, Field(gt=0, description="Length of a pixel's side, to measure in millimetres.")
     ] = None
@@ -368,7 +374,8 @@ class _Batch:
             return answers.files(prediction, self._options.attribute)
 
         def add(stem: str, files: Mapping[str, bytes]) -> bytes:
-            return b"".join(archive.add(f"{stem}_{kind}", content) for kind, content in files.items())
+            # A class's folder becomes a part of the name: of many images all files lie side by side.
+            return b"".join(archive.add(f"{stem}_{kind.replace('/', '_')}", content) for kind, content in files.items())
 
         archive, results = answers.Archive(), []
         async with aclosing(self._each(files)) as each:
