@@ -57,13 +57,16 @@ def main() -> None:
     parser.add_argument("--split", default="test", choices=("tune", "test"))
     arguments = parser.parse_args()
     segmenter = Segmenter(arguments.bundle, threads=1)
-    classes = segmenter.bundle.manifest.classes
+    model = segmenter.bundle.manifest.presence
+    if model is None:
+        parser.error(f"{arguments.bundle} tells no presence; dermseg calibrate fits it")
+    classes = tuple(model.curves)
     samples = catalog.with_masks(catalog.read(arguments.data), classes)
     samples = splits.select(samples, arguments.split, splits.table_for(classes))
 
     def look(sample: Sample) -> tuple[list[float], list[bool]]:
         prediction = segmenter(sample.image)
-        assert prediction.presence is not None, f"{arguments.bundle} tells no presence; see dermseg calibrate"
+        assert prediction.presence is not None  # where there is a model
         truths = read_truths(sample, classes, prediction.size)
         return [prediction.presence[name] for name in classes], [bool(truths[name].any()) for name in classes]
 

@@ -350,7 +350,10 @@ def structures(tmp_path: Path, dark_bundle: Bundle) -> tuple[Bundle, Path]:
             path.write_bytes(encode_mask((grey != 128) & (name in shown)))
         (folder / "images").mkdir(exist_ok=True)
         (folder / "images" / f"{number:02d}.png").write_bytes(encode_image(grey))
-    return two_classes(dark_bundle, tmp_path), folder
+    scores = (Score(data="drawn", split="test", protocol="official", images=1, metrics={}),)
+    two = two_classes(dark_bundle, tmp_path)
+    thresholds = {"lesion": 0.11, "bright": 0.45}  # which a change of the temperature by 1 would round
+    return replace(two, manifest=two.manifest.model_copy(update={"scores": scores, "thresholds": thresholds})), folder
 
 
 def sampled(folder: Path) -> list[Sample]:
@@ -370,8 +373,9 @@ def sampled(folder: Path) -> list[Sample]:
 def test_of_several_classes_their_presence_is_fitted(structures: tuple[Bundle, Path], tmp_path: Path) -> None:
     bundle, folder = structures
     new, report = calibrate(bundle, sampled(folder), tmp_path / "new", split="tune", temperature=False, quality=False)
-    assert new.manifest.calibration == bundle.manifest.calibration
-    assert new.manifest.thresholds == bundle.manifest.thresholds
+    for name in ("calibration", "thresholds", "scores"):
+        assert getattr(new.manifest, name) == getattr(bundle.manifest, name)
+    assert new.manifest.scores
     model = new.manifest.presence
     assert model is not None
     assert (set(model.curves), model.split, model.images) == ({"lesion", "bright"}, "tune", 24)
@@ -391,8 +395,7 @@ def test_of_several_classes_their_presence_is_fitted(structures: tuple[Bundle, P
 def test_a_class_that_every_image_shows_has_no_presence(structures: tuple[Bundle, Path], tmp_path: Path) -> None:
     bundle, folder = structures
     new, report = calibrate(bundle, sampled(folder)[:6], tmp_path / "new", quality=False)
-    assert new.manifest.presence is not None
-    assert not new.manifest.presence.curves
+    assert new.manifest.presence is None
     assert not report.presence
     assert Segmenter(new)(folder / "images" / "00.png").to_dict()["classes"][0]["presence"] is None
 

@@ -96,10 +96,19 @@ def test_several_classes_are_printed_as_a_table(
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == names
     assert "area" not in cli("segment", "photos", *options, "--json").stdout.splitlines()[0][:10]
     for number in range(12):
-        shutil.copy(example_file, tmp_path / "photos" / f"{number}.png")
+        (tmp_path / "photos" / f"{number}.png").symlink_to(example_file)
     lines = cli("segment", "photos", *options).stdout.splitlines()
     assert len(lines) == 1 + SHOWN + 2
     assert lines[-2] == "and 3 more images; --save json tells of all"
+    assert lines[1].startswith("0.png "), "a link has its own name"
+
+
+def test_one_image_s_class_is_not_another_s(tmp_path: Path) -> None:
+    for name in ("x.png", "x_pigment.png"):
+        (tmp_path / name).touch()
+    endings = ["_network_mask.png", "_pigment_network_mask.png"]
+    with pytest.raises(InputError, match=r"would both be written to .*x_pigment_network_mask\.png; rename one"):
+        plan([str(tmp_path / "x.png"), str(tmp_path / "x_pigment.png")], tmp_path / "out", False, endings)
 
 
 def test_a_mask_of_a_class_that_would_replace_an_input_is_refused(

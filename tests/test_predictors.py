@@ -26,6 +26,7 @@ from dermseg.imaging import encode_image, encode_mask, open_image, read_mask
 from dermseg.predictors import Ensemble, MaskFolder, Model
 from dermseg.segmenter import OUTPUTS, Segmenter
 from tests.hostile import orientation_block, saved
+from tests.service import two_classes
 
 SIZE = (6, 8)
 LESIONS = "ID.png or ID_lesion.png or ID_segmentation.png or ID_mask.png"
@@ -138,7 +139,7 @@ def test_a_lesions_mask_is_found_by_any_of_its_names(tmp_path: Path, ending: str
     np.testing.assert_array_equal(prediction.mask_of(LESION), mask)
 
 
-@pytest.mark.parametrize("pattern", ["{}_attribute_{}.png", "{}_{}.png", "{}_ATTRIBUTE_{}.Png"])
+@pytest.mark.parametrize("pattern", ["{}_attribute_{}.png", "{}_{}.png", "{}_{}_mask.png", "{}_ATTRIBUTE_{}.Png"])
 def test_attributes_are_found_by_the_challenges_names(tmp_path: Path, pattern: str) -> None:
     split = write_samples(tmp_path, 3, ATTRIBUTES)
     (tmp_path / "masks").mkdir()
@@ -566,3 +567,14 @@ def test_a_sentence_for_each_kind_of_failure(tmp_path: Path) -> None:
         f"  ISIC_0000015: the mask {paths[14]} is empty where {picture} is expected; save or download it again",
         f"  ISIC_0000016: {tmp_path / 'gone.png'} does not exist; give the path of {picture}",
     ]
+
+
+def test_what_several_classes_wrote_is_read(dark_bundle: Bundle, example_file: Path, tmp_path: Path) -> None:
+    """All that `dermseg segment` writes; the masks are those that were saved."""
+    prediction = Segmenter(two_classes(dark_bundle, tmp_path), tta=True)(example_file)
+    folder = tmp_path / "out"
+    prediction.save(folder, OUTPUTS)
+    split = [replace(sample("lesion", classes=("lesion", "bright")), image=example_file)]
+    found = MaskFolder(folder, split, ("lesion", "bright"))(split[0])
+    for name in ("lesion", "bright"):
+        np.testing.assert_array_equal(found.mask_of(name), prediction.mask_of(name))

@@ -688,12 +688,14 @@ def test_presence_is_told_by_the_bundles_curves(two: Segmenter, tta: bool) -> No
     manifest = two.bundle.manifest.model_copy(update={"presence": PresenceModel(curves=curves)})
     segmenter = Segmenter(replace(two.bundle, manifest=manifest), tta=tta)
     prediction = segmenter(grey(255, 40, 60))
-    logit = evidence(prediction.probability("bright"))
+    logit = evidence(Segmenter(two.bundle)(grey(255, 40, 60)).probability("bright"))
     assert prediction.presence is not None
     assert list(prediction.presence) == ["bright"]
     assert prediction.presence["bright"] == pytest.approx(1 / (1 + np.exp(1 - logit / 2)), abs=1e-3)
     assert [told["presence"] for told in prediction.to_dict()["classes"]] == [None, prediction.presence["bright"]]
     assert two(grey(255, 40, 60)).presence is None
+    if tta:  # the curve is of single predictions
+        assert prediction.presence == Segmenter(segmenter.bundle)(grey(255, 40, 60)).presence
     dim = segmenter(grey(90, 40, 60)).presence
     assert dim is not None
     assert dim["bright"] < prediction.presence["bright"]

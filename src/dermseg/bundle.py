@@ -46,7 +46,7 @@ MAX_FILE_BYTES = 2**30
 
 _Positive = Annotated[float, Field(gt=0)]
 # It is part of files' names.
-ClassName = Annotated[str, Field(pattern=r"^\w[\w -]*$")]
+ClassName = Annotated[str, Field(pattern=r"^\w([\w -]*\w)?$")]
 
 
 class _Part(BaseModel):

@@ -346,17 +346,17 @@ def calibrate(
     """Write a copy of a bundle with temperatures, and models of quality or presence, that are fitted on images.
 
     Thresholds are moved with the temperature, so that no image's mask changes at the network's size; at the image's
-    own, where an outline runs between pixels of the network, one pixel in some thousands does. So scores are dropped,
-    but for those of pooled pixels, which are counted at the network's size. Of several classes, the presence of each
-    that some of the images show and others do not is fitted too.
+    own, where an outline runs between pixels of the network, one pixel in some thousands does. So with new temperatures
+    scores are dropped, but for those of pooled pixels, which are counted at the network's size. Of several classes, the
+    presence of each that some of the images show and others do not is fitted too.
 
     Args:
         bundle: As it was trained; a temperature or a model that it has already is replaced.
         samples: Images with a mask of each class; one that stands in several data sets counts once.
         folder: Of the new bundle; absent, empty or another bundle, which is replaced.
         split: Of the images, as it is to be recorded.
-        temperature: Whether to fit temperatures; those that the bundle has stay if not.
-        quality: Whether to fit a quality model, which a bundle of one class can have.
+        temperature: Whether to fit temperatures; those that the bundle has stay if not, and so do its scores.
+        quality: Whether to fit a quality model; the bundle's is left out if not, which a bundle of one class can have.
         workers: Images in work at a time; the number of cores if None.
         progress: Called with a title, how many images are done and how many there are.
 
@@ -404,22 +404,21 @@ def calibrate(
     soft = Calibration(temperatures={name: SOFTENED * old for name, old in zip(classes, earlier, strict=True)})
     softened = Segmenter(replace(bundle, manifest=manifest.model_copy(update={"calibration": soft})), threads=1)
     counts, ranks = zip(*each("temperature", lambda sample: _counted(softened, sample), images), strict=True)
-    factors = [fit_temperature(levels) if temperature else 1.0 for levels in np.sum(counts, axis=0)]
-    temperatures = {n: float(f"{f * old:.5g}") for n, f, old in zip(classes, factors, earlier, strict=True)}
-    manifest = manifest.model_copy(
-        update={
-            "calibration": Calibration(temperatures=temperatures, split=split, images=len(images))
-            if temperature
-            else manifest.calibration,
-            "thresholds": {
-                name: moved(manifest.thresholds[name], temperatures[name] / old)
-                for name, old in zip(classes, earlier, strict=True)
-            },
-            "quality": None,
-            "presence": None,
-            "scores": tuple(score for score in manifest.scores if score.protocol.startswith("pooled")),
-        }
-    )
+    manifest = manifest.model_copy(update={"quality": None, "presence": None})
+    temperatures = dict(zip(classes, earlier, strict=True))
+    if temperature:
+        factors = [fit_temperature(levels) for levels in np.sum(counts, axis=0)]
+        temperatures = {n: float(f"{f * old:.5g}") for n, f, old in zip(classes, factors, earlier, strict=True)}
+        manifest = manifest.model_copy(
+            update={
+                "calibration": Calibration(temperatures=temperatures, split=split, images=len(images)),
+                "thresholds": {
+                    name: moved(manifest.thresholds[name], temperatures[name] / old)
+                    for name, old in zip(classes, earlier, strict=True)
+                },
+                "scores": tuple(score for score in manifest.scores if score.protocol.startswith("pooled")),
+            }
+        )
     calibrated = Segmenter(replace(bundle, manifest=manifest), threads=1)
     looks = each("quality", lambda sample: _looked(calibrated, sample), images)
     if quality:
@@ -505,14 +504,14 @@ def _looked(segmenter: Segmenter, sample: Sample) -> _Look:
     )
 
 
-def _presence(classes: Sequence[str], looks: Sequence[_Look], split: str | None) -> PresenceModel:
+def _presence(classes: Sequence[str], looks: Sequence[_Look], split: str | None) -> PresenceModel | None:
     evidence, shown = (np.stack(rows) for rows in zip(*((look.evidence, look.shown) for look in looks), strict=True))
     curves = {
         name: presence.fit(evidence[:, place], shown[:, place])
         for place, name in enumerate(classes)
         if 0 < shown[:, place].sum() < len(shown)
     }
-    return PresenceModel(curves=curves, split=split, images=len(looks))
+    return PresenceModel(curves=curves, split=split, images=len(looks)) if curves else None
 
 
 def _told_apart(

@@ -90,9 +90,9 @@ class MaskFolder:
 
     All names are checked here, before anything is scored, and all that is wrong with them is told at once. A lesion's
     mask is ``ID.png``, ``ID_lesion.png``, ``ID_segmentation.png`` or ``ID_mask.png``, another class's is
-    ``ID_attribute_NAME.png`` or ``ID_NAME.png``, in upper or lower case, also as BMP or TIFF; ID is the image's, of
-    ``train/a1`` its last part. Passed over are subfolders, files that are no pictures, and those that
-    ``dermseg segment`` writes beside ``ID_mask.png``.
+    ``ID_attribute_NAME.png``, ``ID_NAME.png`` or ``ID_NAME_mask.png``, in upper or lower case, also as BMP or TIFF; ID
+    is the image's, of ``train/a1`` its last part. Passed over are subfolders, files that are no pictures, and those
+    that ``dermseg segment`` writes beside its masks.
 
     Args:
         folder: Of the masks.
@@ -190,6 +190,10 @@ def _sort(listing: Folder, classes: Sequence[str], known: Set[str]) -> _Sorted:
     stems = {path.stem.lower() for path in listing.images}
     masks: dict[tuple[str, str], list[Path]] = defaultdict(list)
     foreign, misnamed = [], []
+
+    def masks_of(key: str) -> set[str]:
+        return {f"{key}_mask", *(f"{key}_{name}_mask".lower() for name in classes)}
+
     for path in listing.images:
         stem = path.stem.lower()
         places = [(stem.removesuffix(ending), name) for ending, name in endings if stem.endswith(ending)]
@@ -197,7 +201,7 @@ def _sort(listing: Folder, classes: Sequence[str], known: Set[str]) -> _Sorted:
             misnamed.append(path.name)
         elif place := next((place for place in places if place[0] in known), None):  # of the longest id
             masks[place].append(path)
-        elif any(stem.endswith(ending) and f"{stem.removesuffix(ending)}_mask" in stems for ending in _PICTURES):
+        elif any(stem.endswith(ending) and masks_of(stem.removesuffix(ending)) & stems for ending in _PICTURES):
             continue
         elif places and not any(stem[: match.start()] in known for match in re.finditer("_", stem)):
             foreign.append(path.name)
@@ -259,7 +263,8 @@ def _names(samples: Iterable[Sample]) -> dict[str, str]:
 
 def _endings(name: str) -> tuple[str, ...]:
     """What follows an image's id in the name of a class's mask; the first goes into messages."""
-    return LESION_SUFFIXES if name == LESION else (f"_attribute_{name}".lower(), f"_{name}".lower())
+    own = f"_{name}_mask".lower()  # of dermseg segment, where it finds several classes
+    return (*LESION_SUFFIXES, own) if name == LESION else (f"_attribute_{name}".lower(), f"_{name}".lower(), own)
 
 
 def _patterns(classes: Sequence[str]) -> str:

@@ -64,7 +64,7 @@ class Prediction:
         mm_per_pixel: Length of a side of the image's pixels; None if unknown.
         quality_model: The bundle's, which judges the prediction; None if it has none.
         presence: By class the probability that the image shows it at all, whatever its threshold; None of a bundle that
-            does not tell, and of an ensemble.
+            does not tell, and of an ensemble. Always by a single prediction, which it is fitted on.
         own_thresholds: The bundle's, which it was fitted at; None if they are ``thresholds``.
         embed: Gives the embedding when ``quality`` is asked for, since it takes a prediction more than the samples do.
     """
@@ -448,13 +448,16 @@ class Segmenter:
     def conclude(self, prepared: Prepared, outcome: Outcome) -> Prediction:
         """Make an image's prediction of what ``run`` gave for it."""
         manifest, samples = self.bundle.manifest, outcome.samples
-        probabilities = mean(samples) if len(samples) > 1 else samples[0]
-        inside = probabilities[:, *prepared.geometry.content]
+        presence = None
+        if manifest.presence:
+            # Fitted on single predictions, as the quality is.
+            single = samples[0] if len(samples) == 1 else self._run([prepared])[0].samples[0]
+            presence = manifest.presence.of(manifest.classes, single[:, *prepared.geometry.content])
         return Prediction(
             photograph=prepared.photograph,
             pixels=prepared.pixels,
             classes=manifest.classes,
-            probabilities=probabilities,
+            probabilities=mean(samples) if len(samples) > 1 else samples[0],
             geometry=prepared.geometry,
             thresholds=self.thresholds,
             bundle=manifest.name,
@@ -462,7 +465,7 @@ class Segmenter:
             embedding=outcome.embedding,
             mm_per_pixel=self._mm_per_pixel,
             quality_model=manifest.quality,
-            presence=manifest.presence.of(manifest.classes, inside) if manifest.presence else None,
+            presence=presence,
             own_thresholds=tuple(manifest.thresholds[name] for name in manifest.classes),
             embed=(lambda: self._run([prepared])[0].embedding) if self._predict else None,
         )

@@ -245,7 +245,7 @@ class Remote:
         with self._reading():
             result = json.loads(answer["result.json"])
             classes = {each["name"]: float(each["threshold"]) for each in result["classes"]}
-            told = {each["name"]: each["presence"] for each in result["classes"]}
+            told = {each["name"]: each.get("presence") for each in result["classes"]}
             presence = {class_name: float(value) for class_name, value in told.items() if value is not None}
             quality = Quality(**result["quality"]) if result["quality"] else None
         levels = np.empty((len(classes), *photograph.size), np.uint8)

@@ -204,8 +204,7 @@ class _Desk:
     def _tabs(self, image: Image, chosen: _Chosen) -> None:
         """What a tab shows is made when it is opened; what it asks is kept while it is closed."""
         several = self._several()
-        shared = set(self._info.classes)
-        others = [info for info in self._infos if info.name != self._info.name and shared & set(info.classes)]
+        others = [info for info in self._infos if info.name != self._info.name and chosen.name in info.classes]
         tabs: dict[str, Callable[[bool], None]] = {
             "Outline": lambda _: _outline(image, chosen),
             "Mask": lambda _: _mask(image, chosen),
@@ -241,8 +240,8 @@ class _Desk:
         picture = view.jpeg(view.uncertainty_map(chosen.view, spread))
         st.image(picture, width="stretch", alt="Map of the entropy over the photograph, with the outline.")
         _caption(
-            f"How far {spread.samples} predictions leave the lesion open at each place: from dark violet, 0 bits, "
-            "through green to yellow, 1 bit, where inside and outside are equally likely."
+            f"How far {spread.samples} predictions leave {plain(chosen.name)} open at each place: from dark violet, "
+            "0 bits, through green to yellow, 1 bit, where inside and outside are equally likely."
         )
         _table("Means of the uncertainty", ("", "image", "along the outline"), view.spread_rows(spread))
 
@@ -273,8 +272,7 @@ class _Desk:
         if not is_open:
             return
         prediction = self._find(image, other).prediction
-        name = chosen.name if chosen.name in prediction.classes else prediction.classes[0]
-        second = view.view(prediction, name)
+        second = view.view(prediction, chosen.name)
         for column, shown, bundle in zip(st.columns(2), (chosen.view, second), (self._info.name, other), strict=True):
             with column:
                 st.image(
@@ -283,7 +281,7 @@ class _Desk:
                     alt=f"Photograph with the outline by the bundle {bundle}.",
                 )
                 _caption(f"{bundle}: {view.percent(float(shown.mask.mean()))} of the image")
-        mask = prediction.mask_of(name)
+        mask = prediction.mask_of(chosen.name)
         both = Confusion.of(chosen.prediction.mask_of(chosen.name), mask)
         st.html(
             f'<p class="ds-name">Jaccard index {both.jaccard:.3f}, Dice coefficient {both.dice:.3f}</p>'
@@ -368,9 +366,9 @@ def _choices(image: Image, finding: Finding) -> _Chosen:
         0.01,
         format="%.2f",
         key=key,
-        help=f"What is more probable belongs to the lesion. The bundle's own threshold is {own:.3f}.",
+        help=f"What is more probable belongs to the mask. The bundle's own threshold is {own:.3f}.",
     )
-    shade = st.slider("Opacity of the shade around the lesion, %", 0, 100, 15, 5, format="%d %%", key="shade")
+    shade = st.slider("Opacity of the shade around the outline, %", 0, 100, 15, 5, format="%d %%", key="shade")
     scale = st.number_input(
         "Millimetres per pixel, if known",
         min_value=1e-6,
@@ -447,7 +445,7 @@ def _measurements(chosen: _Chosen) -> None:
 
 def _truth(image: Image, chosen: _Chosen, is_open: bool) -> None:
     file = st.file_uploader(
-        "True mask of this image: white is lesion, at the image's own size", key=f"truth-{image.key}"
+        f"True mask of this image: white is {plain(chosen.name)}, at the image's own size", key=f"truth-{image.key}"
     )
     if file is None or not is_open:
         return

@@ -179,7 +179,7 @@ def read_truth(content: bytes, size: tuple[int, int]) -> Mask:
     if values.any() and not mask.any():
         raise InputError(
             f"the mask holds grey values up to {values.max()}, none above {MASK_THRESHOLD}, so that nothing counts as "
-            "lesion; save it as black and white, 0 and 255"
+            "foreground; save it as black and white, 0 and 255"
         )
     return mask
 
@@ -232,13 +232,13 @@ def measurement_rows(found: Measurements) -> list[Row]:
         ("Border irregularity", border, "0 of an ellipse"),
         ("Compactness", f"{found.compactness:.3f}", "1 of a disc"),
         ("Eccentricity", f"{found.eccentricity:.3f}", "0 of a circle"),
-        ("Colours", colours or "–", "share of the lesion that is nearest to each; of the picture, not calibrated"),
+        ("Colours", colours or "–", "share of the area that is nearest to each; of the picture, not calibrated"),
         (
             "Colour spread",
             f"{lightness:.3f}, {red_green:.3f}, {yellow_blue:.3f}",
             "of lightness, red-green and yellow-blue, over 100",
         ),
-        ("Meets the edge", "yes" if found.touches_border else "no", "where it does, part of the lesion may be missing"),
+        ("Meets the edge", "yes" if found.touches_border else "no", "where it does, a part may be missing"),
     ]
 
 
@@ -326,7 +326,7 @@ def archive(cards: Sequence[Card | tuple[str, str]]) -> bytes:
                 continue
             stem = f"{number:0{digits}d}_{stem_of(each.name)}"
             for name, mask in each.masks.items():
-                part = f"_{stem_of(name)}" if len(each.masks) > 1 else ""
+                part = f"_{name}" if len(each.masks) > 1 else ""
                 files.writestr(f"{stem}{part}_mask.png", mask)
             files.writestr(f"{stem}_overlay.jpg", each.overlay)
             files.writestr(f"{stem}.json", _json(each.result))

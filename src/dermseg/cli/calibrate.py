@@ -27,19 +27,23 @@ def calibrate(
         bool, typer.Option("--temperature/--no-temperature", help="Fit what makes pixels' probabilities honest.")
     ] = True,
     quality: Annotated[
-        bool, typer.Option("--quality/--no-quality", help="Fit what tells predictions to accept, review or reject.")
-    ] = True,
+        bool | None,
+        typer.Option(
+            "--quality/--no-quality",
+            help="Fit what tells predictions to accept, review or reject [where there is one class].",
+        ),
+    ] = None,
 ) -> None:
     """Make a bundle's probabilities mean what they say, and let it tell how good its masks are; writes a copy.
 
-    One of several classes learns instead how likely it is that an image shows each of them.
+    A bundle of several classes learns instead how likely it is that an image shows each of them.
 
     Thresholds move with the probabilities, so masks stay as they are, but for single pixels along an outline. Scores
     that no longer hold are dropped; `dermseg evaluate --record` takes them again. Needs the extra 'evaluate'.
 
     Examples:
     - `dermseg calibrate lesion --data DATA --output lesion-calibrated`
-    - `dermseg calibrate runs/attributes/bundle --data DATA --no-quality -o attributes-calibrated`
+    - `dermseg calibrate runs/attributes/bundle --data DATA --no-temperature -o attributes-calibrated`
     """
     from dermseg import calibration
     from dermseg.bundle import Bundle
@@ -57,6 +61,8 @@ def calibrate(
             "own with --splits"
         )
     with progress_bars() as update:
+        if quality is None:
+            quality = len(given.manifest.classes) == 1
         written, report = calibration.calibrate(
             given, chosen.samples, output, split=split, temperature=temperature, quality=quality, progress=update
         )

@@ -68,7 +68,7 @@ def segment(
         ),
     ] = None,
     threshold: Annotated[
-        float | None, typer.Option(help="Probability above which a pixel is lesion [bundle's own].")
+        float | None, typer.Option(help="Probability above which a pixel belongs to the mask [bundle's own].")
     ] = None,
     device: Annotated[Device, typer.Option(help="auto is the CPU; cuda needs the extra 'train'.")] = Device.auto,
     recursive: Annotated[
@@ -181,12 +181,14 @@ def plan(
     inputs = {real(image.parent) / image.name for image in jobs}
     targets: dict[str, Path] = {}
     for image, folder in jobs.items():
-        # Names that differ in case alone are one file on some systems.
-        first = targets.setdefault(str(folder / image.stem).casefold(), image)
-        if first != image:
-            raise InputError(
-                f"{first} and {image} would both be written to {folder / image.stem}_*; rename one of them"
-            )
+        for ending in ("", *endings):
+            # Names that differ in case alone are one file on some systems.
+            first = targets.setdefault(str(folder / (image.stem + ending)).casefold(), image)
+            if first != image:
+                shown = ending or "_*"
+                raise InputError(
+                    f"{first} and {image} would both be written to {folder / image.stem}{shown}; rename one of them"
+                )
         for ending in endings:
             target = image.stem + ending
             if real(folder) / target in inputs:
@@ -272,9 +274,15 @@ def table(found: Mapping[Path, Sequence[Mapping[str, Any]]]) -> list[str]:
         area = f"{100 * told['area_fraction']:.1f} %" if told["area_pixels"] else "-"
         return area if told["presence"] is None else f"{area} ({told['presence']:.2f})"
 
-    shared = os.path.commonpath([image.parent.resolve() for image in found])
-    names = [os.path.relpath(image.resolve(), shared) for image in found]
-    head = ["area (presence)", *(plain(told["name"]) for told in next(iter(found.values())))]
+    places = [image.parent.resolve() / image.name for image in found]
+    try:
+        shared = os.path.commonpath([place.parent for place in places])
+    except ValueError:  # on different drives
+        names = list(map(str, places))
+    else:
+        names = [os.path.relpath(place, shared) for place in places]
+    is_told = any(told["presence"] is not None for classes in found.values() for told in classes)
+    head = ["area (presence)" if is_told else "area", *(plain(told["name"]) for told in next(iter(found.values())))]
     return align([head, *([name, *map(cell, told)] for name, told in zip(names, found.values(), strict=True))])
 
 

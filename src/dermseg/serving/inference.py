@@ -47,7 +47,7 @@ class Options:
         tta: Whether the image is also predicted mirrored, turned and scaled.
         mc_samples: Predictions by Monte Carlo dropout, 2 to ``MOST_SAMPLES``; 0 for none.
         mm_per_pixel: Length of a side of the image's pixels, for measurements in millimetres.
-        attribute: The class that is asked for; the bundle's first if None.
+        attribute: The class that is asked for; None where none is named.
     """
 
     bundle: str | None = None
