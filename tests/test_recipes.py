@@ -60,6 +60,7 @@ def test_the_field_s_networks_are_shipped() -> None:
         "ege-unet",
         "swin-upernet",
         "mask2former",
+        "attributes",
         "attributes-unet",
         "attributes-residual-unet",
         "attributes-attention-unet",

@@ -17,7 +17,7 @@ BINS = 100
 # The thresholds that are tried, in hundredths.
 LOWEST, HIGHEST = 1, 99
 # Of the Jaccard index that a class could have by itself, so much is kept for it.
-LEAST_SHARE = 0.5
+LEAST_SHARE = 0.75
 METRICS = ("jaccard", "thresholded_jaccard", "dice", "sensitivity", "precision")
 
 
