@@ -43,7 +43,7 @@ def list_bundles(
         )
         typer.echo(f"  licence         {manifest.licence} (weights)")
         typer.echo(f"  training data   {', '.join(f'{name} {count}' for name, count in data.items())}")
-        for score in manifest.scores:
+        for score in (each for each in manifest.scores if each.protocol.startswith("official")):
             names = [name for name in ("jaccard", "dice", "micro_jaccard", "micro_dice") if name in score.metrics]
             shown = ", ".join(f"{name} {score.metrics[name].mean:.3f}" for name in names)
             typer.echo(f"  score           {score.data}, {score.split} ({score.images} images): {shown}")
