@@ -614,7 +614,15 @@ def test_a_bundle_of_several_classes_has_a_choice_and_a_tab(several: Bundle) -> 
     (choice,) = (box for box in page.selectbox if box.label == "Structure")
     choice.select("globules").run()
     assert "Globules:" in _texts(page)
-    assert {"Attributes", "Compare"} <= {tab.label for tab in page.tabs}
+    tabs = {tab.label for tab in page.tabs}
+    assert "Attributes" in tabs
+    assert "Compare" not in tabs, "the other bundle finds no globules"
+
+
+def test_bundles_that_find_the_same_are_compared(dark_bundle: Bundle) -> None:
+    page = _page(Settings(("lesion", str(dark_bundle.path))))
+    page.button[0].click().run()
+    assert "Compare" in {tab.label for tab in page.tabs}
 
 
 def test_one_bundle_of_one_class_has_no_tab_for_more() -> None:

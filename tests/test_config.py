@@ -23,6 +23,7 @@ from dermseg.training.config import (
 SMALLEST = {"name": "tiny", "description": "d", "model": {"name": "light"}}
 
 fractions = st.floats(0, 0.99)
+class_names = st.from_regex("[a-z_0-9]([a-z_0-9 -]*[a-z_0-9])?", fullmatch=True)
 recipes = st.builds(
     Recipe,
     name=st.text(min_size=1),
@@ -32,7 +33,7 @@ recipes = st.builds(
         name=st.just("light"),
         arguments=st.dictionaries(st.text(), st.none() | st.booleans() | st.integers() | st.text() | fractions),
     ),
-    classes=st.lists(st.from_regex("[a-z_0-9][a-z_0-9 -]*", fullmatch=True), min_size=1, max_size=3).map(tuple),
+    classes=st.lists(class_names, min_size=1, max_size=3).map(tuple),
     data=st.builds(
         DataConfig,
         sources=st.none() | st.lists(st.sampled_from(SOURCES)).map(tuple),
