@@ -41,7 +41,8 @@ def compare(prediction: Prediction, truths: Mapping[str, NDArray[np.bool_]]) -> 
     if len(truths) == 1:
         return np.array([Confusion.of(prediction.mask, *truths.values()).jaccard, 1])
     pairs = [(prediction.mask_of(name), truth) for name, truth in truths.items()]
-    return np.sum([[(mask & truth).mean(), (mask | truth).mean()] for mask, truth in pairs], axis=0)
+    areas: Statistic = np.sum([[(mask & truth).mean(), (mask | truth).mean()] for mask, truth in pairs], axis=0)
+    return areas
 
 
 def main() -> None:
