@@ -15,6 +15,7 @@ from torch import Tensor
 
 from dermseg.training.augmentation import (
     MOST_CUT,
+    _through_skin,
     add_noise,
     augment,
     change_colour,
@@ -108,16 +109,46 @@ def on_mask(mask: Tensor, config: AugmentationConfig) -> Tensor:
     return warp(mask.expand(-1, 3, -1, -1), mask, config, padding=0)[1]
 
 
-def test_beyond_the_image_lies_its_mirror_image_or_padding() -> None:
-    image, mask = torch.full((8, 3, SIDE, SIDE), 0.8), torch.ones(8, 1, SIDE, SIDE)
-    for elastic in (0.0, 0.02):
-        smaller = only(scale=(0.5, 0.5), rotation=45, elastic=elastic)
-        grey, cut = warp(image, mask, smaller, padding=0.5)
-        assert set(grey[..., 0, 0].flatten().tolist()) == {0.5}
-        assert set(cut[..., 0, 0].flatten().tolist()) == {0}
-        mirrored, whole = warp(image, mask, smaller.model_copy(update={"mirror": 1.0}), padding=0.5)
-        torch.testing.assert_close(mirrored, image)
-        torch.testing.assert_close(whole, mask)
+@pytest.mark.parametrize("elastic", [0.0, 0.02])
+def test_beyond_the_image_lies_padding_or_skin(elastic: float) -> None:
+    lesion = disc(12, 6, -9)
+    image = 0.8 - 0.5 * lesion.expand(-1, 3, -1, -1)
+    smaller = only(scale=(0.3, 0.3), rotation=180, elastic=elastic)
+    for share in (0.0, 0.25, 1.0):
+        moved, mask = warp(image, lesion, smaller.model_copy(update={"mirror": share}), padding=0.5)
+        # One lesion, of 0.3 x 0.3 of its area
+        torch.testing.assert_close(
+            mask.mean(dim=(1, 2, 3)) / lesion.mean(), torch.full((COUNT,), 0.09), rtol=0.15, atol=0
+        )
+        with_skin = moved[:, 0, 0, 0] != 0.5
+        torch.testing.assert_close(moved[with_skin], (0.8 - 0.5 * mask[with_skin]).expand(-1, 3, -1, -1))
+        assert with_skin.float().mean().item() == pytest.approx(share, abs=0.15)
+
+
+@pytest.mark.parametrize("lesion", [torch.ones(8, 1, SIDE, SIDE), disc(40, count=8)], ids=["all", "to the border"])
+def test_without_skin_there_is_padding_beyond(lesion: Tensor) -> None:
+    image = torch.full((8, 3, SIDE, SIDE), 0.8)
+    for chosen in (only(scale=(0.5, 0.5), mirror=1.0), only(scale=(0.5, 0.5))):
+        moved, mask = warp(image, lesion, chosen, padding=0.5)
+        assert moved[..., 0, 0].unique().tolist() == [0.5]
+        assert mask[..., 0, 0].unique().tolist() == [0]
+
+
+def test_without_a_lesion_half_the_picture_is_skin() -> None:
+    image = torch.rand(8, 1, SIDE, 1).expand(8, 3, SIDE, SIDE)
+    moved, mask = warp(image, torch.zeros(8, 1, SIDE, SIDE), only(scale=(0.5, 0.5), mirror=1.0), padding=0.5)
+    assert not mask.any()
+    assert (moved != 0.5).all()
+
+
+def test_places_beyond_go_to_and_fro_between_border_and_lesion() -> None:
+    inside, lesion = torch.zeros(2, 12, dtype=torch.bool), torch.zeros(2, 12, dtype=torch.bool)
+    inside[:, 1:11] = True  # the outermost pixels are padding
+    lesion[:, 5:7] = True
+    place = torch.arange(-4.0, 16.0).expand(2, 1, 20)
+    led, kept = _through_skin(place, inside, lesion, torch.tensor([True, False]))
+    assert led[0].tolist() == [2, 3, 4, 3, 2, *range(1, 11), 9, 8, 7, 8, 9]
+    assert torch.equal(kept, place[0])
 
 
 @pytest.mark.parametrize("probability", [0.0, 0.25, 1.0])
@@ -134,16 +165,6 @@ def test_one_side_is_cut_off_image_and_mask(probability: float) -> None:
     assert ends.sum(dim=0).min() >= 3  # of which three sides are the image's
     if probability == 1:
         assert ((ends == 0).float().mean(dim=1) > 0.15).all()
-
-
-def test_image_and_mask_are_mirrored_alike() -> None:
-    mask = disc(9)
-    config = only(scale=(0.5, 0.5), mirror=1.0)
-    moved_image, moved_mask = warp(mask.expand(-1, 3, -1, -1), mask, config, padding=0)
-    torch.testing.assert_close(moved_image[:, :1], moved_mask)
-    # Of a quarter of the area it is there four times: in the middle, four halves at the sides, four corners.
-    # What lies on the line of the mirror counts in full, so it is a little more.
-    assert 1 < moved_mask.mean().item() / mask.mean().item() < 1.2
 
 
 # --- together ------------------------------------------------------------------------------------

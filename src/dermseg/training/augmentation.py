@@ -19,6 +19,9 @@ from dermseg.training.config import AugmentationConfig
 MAX_HAIRS = 8
 ELASTIC_CELLS = 4
 MOST_CUT = 0.45
+# A stripe of skin thinner than this share of a side is not mirrored.
+LEAST_SKIN = 0.04
+HALF_A_LEVEL = 0.5 / 255
 
 
 def augment(image: Tensor, mask: Tensor, config: AugmentationConfig, padding: float) -> tuple[Tensor, Tensor]:
@@ -70,16 +73,18 @@ def warp(image: Tensor, mask: Tensor, config: AugmentationConfig, padding: float
         angle=angle,
     )[:, :2].to(image)
     both = torch.cat([image - padding, mask], dim=1)
-    # What lies around a lesion that is made smaller is mostly skin. Drawn only where it is asked for, so that without
-    # it the other changes stay as they are.
-    outside = "reflection" if config.mirror and torch.rand(()) < config.mirror else "zeros"
-    if config.elastic:
+    # Drawn only where it is asked for, so that without it the other changes stay as they are.
+    with_skin = torch.rand(count) < config.mirror if config.mirror else torch.zeros(count, dtype=torch.bool)
+    if config.elastic or with_skin.any():
         x, y = _bent_coordinates(matrix, height, width, config.elastic)
-        both = remap(both, x, y, padding_mode=outside, align_corners=True)
+        inside, lesion = (image - padding).abs().amax(dim=1) > HALF_A_LEVEL, mask.amax(dim=1) > 0
+        x = _through_skin(x, inside.any(dim=1), lesion.any(dim=1), with_skin)
+        y = _through_skin(y, inside.any(dim=2), lesion.any(dim=2), with_skin)
+        both = remap(both, x, y, align_corners=True)
     else:
         # Flips and quarter turns alone move whole pixels; they need no interpolation, and lose nothing without it.
         mode = "bilinear" if bent else "nearest"
-        both = warp_affine(both, matrix, (height, width), mode=mode, padding_mode=outside, align_corners=True)
+        both = warp_affine(both, matrix, (height, width), mode=mode, align_corners=True)
     both[:, :channels] += padding
     both.clamp_(0, 1)  # rounding may lead a little beyond
     return both[:, :channels], both[:, channels:]
@@ -190,6 +195,35 @@ def _bent_coordinates(matrix: Tensor, height: int, width: int, largest: float) -
     y = field[:, 1] + torch.arange(height).to(matrix)[:, None]
     back = invert_affine_transform(matrix)[..., None, None]
     return back[:, 0, 0] * x + back[:, 0, 1] * y + back[:, 0, 2], back[:, 1, 0] * x + back[:, 1, 1] * y + back[:, 1, 2]
+
+
+def _through_skin(place: Tensor, inside: Tensor, lesion: Tensor, chosen: Tensor) -> Tensor:
+    """Lead places beyond the picture back into the skin between its border and the lesion, to and fro along one axis.
+
+    What lies around a lesion is mostly skin: a picture made smaller shows more of it, and no second lesion. Where that
+    stripe is too thin, the places stay beyond.
+
+    Args:
+        place: (B, H, W) coordinates along the axis.
+        inside: (B, L), True where the picture has pixels; the rest of the canvas is padding.
+        lesion: (B, L), True where a lesion has.
+        chosen: (B,), True for the images that are treated so.
+
+    Returns:
+        (B, H, W) coordinates.
+    """
+    length = inside.shape[1]
+    for _ in range(2):  # beyond the last pixel, then, turned about, beyond the first
+        last = (length - 1 - inside.flip(1).int().argmax(dim=1)).to(place)
+        seen = torch.where(lesion.any(dim=1), length - 1 - lesion.flip(1).int().argmax(dim=1), length // 2)
+        skin = last - seen - 1  # the lesion's own last pixel is not skin
+        usable = chosen.to(place.device) & (skin >= LEAST_SKIN * length)
+        last, skin = last[:, None, None], skin.clamp(min=1)[:, None, None]
+        back = torch.remainder(place - last, 2 * skin)
+        back = last - torch.minimum(back, 2 * skin - back)
+        place = torch.where((place > last) & usable[:, None, None], back, place)
+        place, inside, lesion = length - 1 - place, inside.flip(1), lesion.flip(1)
+    return place
 
 
 def _spline(side: int) -> Tensor:

@@ -116,7 +116,10 @@ class AugmentationConfig(_Strict):
     aspect: float = Field(0.15, ge=0, lt=1, description="stretch of one axis against the other, as a share")
     shift: float = Field(0.1, ge=0, lt=1, description="of the image's side")
     mirror: float = Field(
-        0.0, ge=0, le=1, description="probability that a batch is mirrored, not grey, where a change leads beyond it"
+        0.0,
+        ge=0,
+        le=1,
+        description="probability that there is mirrored skin, not grey, where a change leads beyond an image",
     )
     cut: float = Field(
         0.0,
