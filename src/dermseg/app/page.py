@@ -519,5 +519,5 @@ def _note(place: int, notes: bool) -> str:
 
 def _lowered(card: str) -> str:
     """A model card as a part of a page: without its title, with smaller headings."""
-    lines = [line for line in card.splitlines() if not line.startswith("# ")]
+    _, *lines = card.splitlines()
     return "\n".join(f"###{line}" if line.startswith("## ") else line for line in lines)
