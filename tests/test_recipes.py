@@ -53,7 +53,6 @@ def test_the_field_s_networks_are_shipped() -> None:
     assert set(shipped_recipes()) == {
         "lesion",
         "lesion-open",
-        "lesion-wide",
         "unet",
         "ds-attention-unet",
         "ds-attention-unet-recall",

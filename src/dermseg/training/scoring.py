@@ -18,6 +18,8 @@ BINS = 100
 LOWEST, HIGHEST = 1, 99
 # Of the Jaccard index that a class could have by itself, so much is kept for it.
 LEAST_SHARE = 0.75
+# A mean score this far below the best is as good: between a few hundred images it differs by more from draw to draw.
+AS_GOOD = 0.002
 METRICS = ("jaccard", "thresholded_jaccard", "dice", "sensitivity", "precision")
 
 
@@ -36,7 +38,8 @@ class TuneScorer:
         classes: Names of the classes, in the order of the channels.
         sources: Names of the data sets.
         monitor: The score that decides the thresholds: ``jaccard``, ``thresholded_jaccard`` and ``dice`` are means
-            over the images of a data set, then over data sets, so that a large one does not decide alone;
+            over the images of a data set, then over data sets, so that a large one does not decide alone, and of the
+            thresholds as good as the best within ``AS_GOOD`` the one nearest to a half is taken;
             ``micro_jaccard`` sums the counts over images first, as ISIC 2018 Task 2 does.
     """
 
@@ -79,7 +82,7 @@ class TuneScorer:
             for index, name in present
         }
         curves = {metric: np.mean([means[metric] for means in by_source.values()], axis=0) for metric in METRICS}
-        best = _best_together(sums) if self._monitor == "micro_jaccard" else curves[self._monitor].argmax(axis=1)
+        best = _best_together(sums) if self._monitor == "micro_jaccard" else _least_extreme(curves[self._monitor])
         classes = np.arange(len(self._classes))
         values = {metric: float(curves[metric][classes, best].mean()) for metric in METRICS}
         values["micro_jaccard"] = float(score("jaccard", sums[classes, best].sum(axis=0)))
@@ -97,6 +100,17 @@ def _counts(histogram: NDArray[np.float64]) -> NDArray[np.float64]:
     above = histogram[..., ::-1].cumsum(axis=-1)[..., ::-1][..., LOWEST : HIGHEST + 1]
     below = histogram.sum(axis=-1, keepdims=True) - above
     return np.stack([above[:, :, 1], above[:, :, 0], below[:, :, 1], below[:, :, 0]], axis=-1)
+
+
+def _least_extreme(curve: NDArray[np.float64]) -> NDArray[np.int64]:
+    """The threshold of each class, (K,), nearest to a half of those as good as the best; ``curve`` is (K, T).
+
+    The score hardly changes over a wide range of thresholds, and which is the very best there is chance.
+    """
+    distance = np.abs(np.arange(LOWEST, HIGHEST + 1) - BINS / 2)
+    good = curve >= curve.max(axis=1, keepdims=True) - AS_GOOD
+    nearest: NDArray[np.int64] = np.where(good, distance - curve, np.inf).argmin(axis=1)
+    return nearest
 
 
 def _best_together(sums: NDArray[np.float64]) -> NDArray[np.int64]:
