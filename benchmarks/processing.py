@@ -38,6 +38,8 @@ def run(data: Path, pretrained: str, folder: Path, step: str, seed: int, images:
             f"data.images_per_epoch={images}",
             "epochs=1",
             "schedule.warmup=0.05",
+            "augmentation=standard",
+            "freeze=[]",
             "precision=32-true",
             f"seed={seed}",
             f"processing={[] if step == NONE else [step]}",
