@@ -130,15 +130,31 @@ def test_without_skin_there_is_padding_beyond(lesion: Tensor) -> None:
     image = torch.full((8, 3, SIDE, SIDE), 0.8)
     for chosen in (only(scale=(0.5, 0.5), mirror=1.0), only(scale=(0.5, 0.5))):
         moved, mask = warp(image, lesion, chosen, padding=0.5)
-        assert moved[..., 0, 0].unique().tolist() == [0.5]
-        assert mask[..., 0, 0].unique().tolist() == [0]
+        assert set(moved[..., 0, 0].flatten().tolist()) == {0.5}
+        assert not mask[..., 0, 0].any()
+
+
+def test_a_picture_within_borders_is_surrounded_by_its_own_skin() -> None:
+    # 20 x 30 pixels on a canvas of 32 x 48, beside the middle; its columns tell where skin comes from.
+    image, mask = torch.full((4, 3, 32, 48), 0.5), torch.zeros(4, 2, 32, 48)
+    image[..., 4:24, 2:32] = torch.arange(30) / 100
+    mask[:, 0, 10:14, 12:16] = 1
+    mask[:, 1, 12:16, 14:20] = 1
+    moved, same = warp(image, mask, only(scale=(0.999999, 0.999999), mirror=1.0), padding=0.5)
+    torch.testing.assert_close(same, mask, rtol=0, atol=1e-3)
+    # The last lesion pixel is in column 19, the last of the picture in 31: there and back over 11 columns.
+    expected = torch.tensor([2, 1, *range(30), *range(28, 17, -1), *range(19, 24)]) / 100
+    torch.testing.assert_close(moved, expected.expand_as(moved), rtol=0, atol=1e-3)
 
 
 def test_without_a_lesion_half_the_picture_is_skin() -> None:
-    image = torch.rand(8, 1, SIDE, 1).expand(8, 3, SIDE, SIDE)
-    moved, mask = warp(image, torch.zeros(8, 1, SIDE, SIDE), only(scale=(0.5, 0.5), mirror=1.0), padding=0.5)
+    image = torch.full((1, 3, 8, 20), 0.5)
+    image[..., :8] = torch.arange(8) / 100
+    moved, mask = warp(image, torch.zeros(1, 1, 8, 20), only(scale=(0.999999, 0.999999), mirror=1.0), padding=0.5)
     assert not mask.any()
-    assert (moved != 0.5).all()
+    torch.testing.assert_close(
+        moved[0, 0, 4], torch.tensor([*range(8), 6, 5, 4, 5, 6, 7, 6, 5, 4, 5, 6, 7]) / 100, rtol=0, atol=1e-3
+    )
 
 
 def test_places_beyond_go_to_and_fro_between_border_and_lesion() -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from dermseg.metrics import Confusion
-from dermseg.training.scoring import AS_GOOD, BINS, HIGHEST, LEAST_SHARE, LOWEST, TuneScorer
+from dermseg.training.scoring import AS_GOOD, BINS, HIGHEST, LEAST_SHARE, LOWEST, TuneScorer, _least_extreme
 
 THRESHOLDS = [k / BINS for k in range(LOWEST, HIGHEST + 1)]
 
@@ -57,6 +57,16 @@ def test_of_thresholds_as_good_as_the_best_the_least_extreme_is_taken(
     least = max(means.values()) - AS_GOOD
     assert means[chosen] >= least - 1e-9
     assert all(means[other] < least + 1e-9 for other in THRESHOLDS if abs(other - 0.5) < abs(chosen - 0.5) - 1e-9)
+
+
+def test_each_class_has_its_own_least_extreme_threshold() -> None:
+    # At 0.49 and 0.51 as far from a half, at 0.70 the best, at 0.20 no longer as good.
+    curve = np.zeros((3, HIGHEST - LOWEST + 1))
+    at = {round(threshold * BINS): index for index, threshold in enumerate(THRESHOLDS)}
+    for row, scores in enumerate(({49: 0.8, 51: 0.801, 70: 0.8015}, {49: 0.8, 20: 0.9}, {30: 0.799, 90: 0.8})):
+        for threshold, value in scores.items():
+            curve[row, at[threshold]] = value
+    assert [THRESHOLDS[index] for index in _least_extreme(curve)] == pytest.approx([0.51, 0.2, 0.3])
 
 
 @settings(max_examples=15, deadline=None)

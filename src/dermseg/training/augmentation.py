@@ -214,11 +214,11 @@ def _through_skin(place: Tensor, inside: Tensor, lesion: Tensor, chosen: Tensor)
     """
     length = inside.shape[1]
     for _ in range(2):  # beyond the last pixel, then, turned about, beyond the first
-        last = (length - 1 - inside.flip(1).int().argmax(dim=1)).to(place)
-        seen = torch.where(lesion.any(dim=1), length - 1 - lesion.flip(1).int().argmax(dim=1), length // 2)
+        first, last = inside.int().argmax(dim=1), length - 1 - inside.flip(1).int().argmax(dim=1)
+        seen = torch.where(lesion.any(dim=1), length - 1 - lesion.flip(1).int().argmax(dim=1), (first + last) // 2)
         skin = last - seen - 1  # the lesion's own last pixel is not skin
         usable = chosen.to(place.device) & (skin >= LEAST_SKIN * length)
-        last, skin = last[:, None, None], skin.clamp(min=1)[:, None, None]
+        last, skin = last.to(place)[:, None, None], skin.clamp(min=1)[:, None, None]
         back = torch.remainder(place - last, 2 * skin)
         back = last - torch.minimum(back, 2 * skin - back)
         place = torch.where((place > last) & usable[:, None, None], back, place)

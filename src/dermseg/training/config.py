@@ -115,12 +115,7 @@ class AugmentationConfig(_Strict):
     scale: tuple[PositiveFloat, PositiveFloat] = Field((0.75, 1.35), description="zoom, 1 is none")
     aspect: float = Field(0.15, ge=0, lt=1, description="stretch of one axis against the other, as a share")
     shift: float = Field(0.1, ge=0, lt=1, description="of the image's side")
-    mirror: float = Field(
-        0.0,
-        ge=0,
-        le=1,
-        description="probability that there is mirrored skin, not grey, where a change leads beyond an image",
-    )
+    mirror: float = Field(0.0, ge=0, le=1, description="probability that mirrored skin, not grey, lies around an image")
     cut: float = Field(
         0.0,
         ge=0,
