@@ -150,8 +150,8 @@ def _answer(handler: BaseHTTPRequestHandler, files: FileServer) -> None:
         sent = content[: answer.cut_after]
         for start in range(0, len(sent), 1 << 14):
             piece = sent[start : start + (1 << 14)]
+            request.sent += len(piece)  # first, so that who has the last byte finds it counted
             handler.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece) if answer.chunked else piece)
-            request.sent += len(piece)
         if answer.hold:
             handler.wfile.flush()
             answer.hold.wait(60)

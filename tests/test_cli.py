@@ -647,7 +647,7 @@ def test_train_without_options_changes_nothing(trained: Trained) -> None:
         (["--img-size", "64"], "input_size", 64),
         (["--loss", "focal_tversky"], "loss", {"focal_tversky": 1}),
         (["--no-augment"], "augmentation", AugmentationConfig.model_validate("none").model_dump()),
-        (["--augment"], "augmentation", AugmentationConfig().model_dump()),
+        (["--augment"], "augmentation", load_recipe("lesion").augmentation.model_dump()),
         (["--freeze", "encoder", "--freeze", "head"], "freeze", ("encoder", "head")),
         (["--no-deterministic"], "deterministic", False),
         (["--deterministic"], "deterministic", True),
