@@ -120,7 +120,7 @@ def test_every_metric_has_its_place_in_the_details(tmp_path: Path, drawn: list[F
         "Loss terms on train": ["bce"],
         "Jaccard index, pooled over images, by class": ["streaks"],
         "Jaccard index, by data set": ["isic2018", "ph2"],
-        "Best threshold on tune, by class": ["streaks"],
+        "Threshold chosen on tune, by class": ["streaks"],
     }
     assert next(iter(panels)) == "Loss"
     assert {"Jaccard index", "Dice coefficient", "Jaccard index, 0 below 0.65", "Precision"} <= panels.keys()

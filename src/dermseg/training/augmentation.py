@@ -77,9 +77,10 @@ def warp(image: Tensor, mask: Tensor, config: AugmentationConfig, padding: float
     with_skin = torch.rand(count) < config.mirror if config.mirror else torch.zeros(count, dtype=torch.bool)
     if config.elastic or with_skin.any():
         x, y = _bent_coordinates(matrix, height, width, config.elastic)
-        inside, lesion = (image - padding).abs().amax(dim=1) > HALF_A_LEVEL, mask.amax(dim=1) > 0
-        x = _through_skin(x, inside.any(dim=1), lesion.any(dim=1), with_skin)
-        y = _through_skin(y, inside.any(dim=2), lesion.any(dim=2), with_skin)
+        if with_skin.any():
+            inside, lesion = (image - padding).abs().amax(dim=1) > HALF_A_LEVEL, mask.amax(dim=1) > 0
+            x = _through_skin(x, inside.any(dim=1), lesion.any(dim=1), with_skin)
+            y = _through_skin(y, inside.any(dim=2), lesion.any(dim=2), with_skin)
         both = remap(both, x, y, align_corners=True)
     else:
         # Flips and quarter turns alone move whole pixels; they need no interpolation, and lose nothing without it.

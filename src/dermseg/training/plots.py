@@ -39,7 +39,7 @@ TITLES = {
     "dice": "Dice coefficient",
     "sensitivity": "Sensitivity",
     "precision": "Precision",
-    "threshold": "Best threshold on tune",
+    "threshold": "Threshold chosen on tune",
 }
 UNBOUNDED = ("Loss", "Loss terms on train")
 
