@@ -584,14 +584,14 @@ def _texts(page: AppTest) -> str:
 
 
 def test_the_page_begins_with_what_it_is() -> None:
-    texts = _texts(_page(Settings()))
+    texts = _texts(_page(Settings(("lesion",))))
     assert texts.count("not a medical device") == 1
     assert "JPEG, PNG, BMP, TIFF or WebP" in texts
     assert "stay in the memory" in texts
 
 
 def test_the_example_is_outlined_and_its_threshold_moves() -> None:
-    page = _page(Settings())
+    page = _page(Settings(("lesion",)))
     page.button[0].click().run()
     assert "Accept" in _texts(page)
     area = re.search(r"Lesion: (\S+) %", _texts(page))
@@ -626,7 +626,7 @@ def test_bundles_that_find_the_same_are_compared(dark_bundle: Bundle) -> None:
 
 
 def test_one_bundle_of_one_class_has_no_tab_for_more() -> None:
-    page = _page(Settings())
+    page = _page(Settings(("lesion",)))
     page.button[0].click().run()
     assert not {"Attributes", "Compare"} & {tab.label for tab in page.tabs}
 
@@ -640,7 +640,7 @@ def test_a_service_that_is_not_there_is_a_sentence_on_the_page() -> None:
 def test_a_fault_of_the_app_is_logged_and_never_shown(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    page = _page(Settings())
+    page = _page(Settings(("lesion",)))
 
     def fail(*_: object) -> None:
         raise RuntimeError("inside")

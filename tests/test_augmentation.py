@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -13,12 +14,14 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import Tensor
 
+from dermseg.robustness import as_jpeg
 from dermseg.training.augmentation import (
     MOST_CUT,
     _through_skin,
     add_noise,
     augment,
     change_colour,
+    compress,
     cut_holes,
     cut_side,
     draw_hairs,
@@ -46,6 +49,7 @@ STRONG = AugmentationConfig(
     gamma=0.9,
     blur=1,
     noise=1,
+    jpeg=1,
     hair=1,
     ruler=1,
     coarse_dropout=1,
@@ -65,6 +69,7 @@ SETTINGS = {
     "gamma": 0.5,
     "blur": 1.0,
     "noise": 0.3,
+    "jpeg": 1.0,
     "hair": 1.0,
     "ruler": 1.0,
     "coarse_dropout": 1.0,
@@ -497,6 +502,19 @@ def test_noise_has_up_to_its_standard_deviation() -> None:
     assert deviation.max() > 0.085
     assert deviation.min() < 0.015
     assert (add_noise(image, 0.1) - image).mean().abs() < 1e-3
+
+
+def test_compression_is_that_of_jpeg_files() -> None:
+    image = torch.nn.functional.avg_pool2d(noise(), 5, 1, 2)
+    compressed = compress(image)
+    assert compressed.dtype == image.dtype
+    assert compressed.shape == image.shape
+    pixels = (image * 255).round().byte().permute(0, 2, 3, 1).numpy()
+    found = (compressed * 255).round().byte().permute(0, 2, 3, 1).numpy()
+    possible = [[as_jpeg(np.ascontiguousarray(each), quality) for quality in range(20, 91)] for each in pixels]
+    used = [[bool((one == each).all()) for one in all_of] for each, all_of in zip(found, possible, strict=True)]
+    assert all(map(any, used))
+    assert len({each.index(True) for each in used}) > COUNT / 3  # each image has a quality of its own
 
 
 @pytest.mark.parametrize("draw", [draw_hairs, draw_ruler])

@@ -186,6 +186,8 @@ def test_a_missing_file_is_named(folder: Path, tmp_path: Path, kind: str, name: 
         (lambda m: m.update(classes=[]), "classes: Tuple should have at least 1 item after validation, not 0"),
         (lambda m: m.update(input_size="big"), "input_size: Input should be a valid integer"),
         (lambda m: m.update(input_size=0), "input_size: Input should be greater than or equal to 1"),
+        (lambda m: m["hashes"].update({"../x": "0"}), "hashes: Value error, '../x' is no file of a bundle"),
+        (lambda m: m["hashes"].update({"/tmp/x": "0"}), "hashes: Value error, '/tmp/x' is no file of a bundle"),
         (lambda m: m["calibration"].update(temperature=0), "calibration.temperature: Input should be greater than 0"),
     ],
 )
@@ -220,7 +222,7 @@ def test_processing_of_a_newer_version_is_refused(folder: Path) -> None:
 
 def test_what_does_not_exist_is_answered_with_the_shipped_names(tmp_path: Path) -> None:
     names = ", ".join(bundle.name for bundle in SHIPPED)
-    for given in ("lesions", "./lesion", str(tmp_path / "none.zip")):
+    for given in ("lesions", "./lesion", str(tmp_path / "none.zip"), "x" * 300, "nul\0"):
         message = refusal(BundleError, partial(Bundle.load, given))
         assert message == f"there is no bundle {given!r}; give a folder, a zip or one of: {names}"
 

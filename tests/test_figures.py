@@ -15,6 +15,7 @@ from dermseg.figures import (
     Panel,
     case,
     error_map,
+    heat_map,
     outline,
     overlay,
     probability_image,
@@ -381,6 +382,18 @@ def written(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(figures, "_text", write)
     return texts
+
+
+# JPEGs of these sizes are decoded at a half or less, whose sides are rounded up.
+@pytest.mark.parametrize("size", [(2003, 3001), (2841, 4282), (1536, 2049), (767, 1022)])
+def test_a_photograph_at_a_reduced_scale_goes_with_its_masks(size: tuple[int, int]) -> None:
+    mask = np.zeros(size, np.bool_)
+    mask[size[0] // 4 : size[0] // 2, size[1] // 4 : size[1] // 2] = True
+    for divisor in (1, 2, 4):
+        pixels = np.full((-(-size[0] // divisor), -(-size[1] // divisor), 3), 180, np.uint8)
+        assert heat_map(pixels, mask.astype(np.float32), mask).ndim == 3
+        for predicted, truths in (({"lesion": mask}, {"lesion": mask}), ({"lesion": mask}, {}), ({}, {"lesion": mask})):
+            assert case(pixels, predicted, truths, "title").ndim == 3
 
 
 def test_a_case_shows_photograph_truth_prediction_and_errors(written: list[str]) -> None:

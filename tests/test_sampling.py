@@ -194,7 +194,7 @@ def test_a_network_without_dropout_is_refused(name: str, tmp_path: Path) -> None
     network = build(name, classes=1, **arguments).eval()
     images = np.zeros((1, 3, size, size), np.float32)
     bundle = export(tmp_path / "plain", network, manifest, images, torch_only=True)
-    expected = f"{bundle.path} has no dropout to sample from; use test-time augmentation instead"
+    expected = f"the bundle {bundle.name} has no dropout to sample from; use test-time augmentation instead"
     engine = open_engine(bundle)
     assert refusal(InputError, engine) == expected
     assert (engine.embedding(images)[1] is None) is (name == "unet")

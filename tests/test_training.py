@@ -683,11 +683,25 @@ def test_the_first_epochs_may_be_of_smaller_images(place: Place, tmp_path: Path)
     assert bundle.manifest.input_size == 64
 
 
+def test_a_teacher_has_its_share_and_is_named(run: Run, place: Place, tmp_path: Path) -> None:
+    lines: list[str] = []
+    recipe = place.recipe(epochs=1, distillation={"teachers": [str(run.bundle.path)], "share": 0.9})
+    taught = place.train(tmp_path / "taught", recipe, report=lines.append)
+    alone = place.train(tmp_path / "alone", place.recipe(epochs=1))
+    data = taught.manifest.training_data
+    assert data.initialisation == f"{alone.manifest.training_data.initialisation}; its teachers are {run.bundle.name}"
+    assert data.licences[f"teacher {run.bundle.name}"] == run.bundle.manifest.licence
+    assert data.content_hash == alone.manifest.training_data.content_hash
+    assert lines[0].endswith(data.initialisation)
+    one, other = (bundle.network().state_dict() for bundle in (taught, alone))
+    assert any(not torch.equal(one[name], other[name]) for name in one)
+
+
 def test_no_lesion_network_begins_with_what_saw_its_test_images(run: Run) -> None:
     manifest = run.bundle.manifest.model_copy(update={"classes": ("streaks",), "thresholds": {"streaks": 0.5}})
     other = dataclasses.replace(run.bundle, manifest=manifest)
     message = refusal(RecipeError, lambda: begin_with(build("light", classes=1), other, load_recipe("lesion")))
-    assert message.endswith("was trained on images that are 'test' for lesion; begin with another")
+    assert message.endswith("was trained on images that are 'test' for lesion; take another")
 
 
 @pytest.mark.parametrize("broken", ["manifest.json", "checkpoints/last.ckpt"])

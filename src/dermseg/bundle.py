@@ -136,6 +136,14 @@ class Manifest(_Part):
     versions: dict[str, str]
     hashes: dict[str, str] = Field(default_factory=dict)
 
+    @field_validator("hashes")
+    @classmethod
+    def _are_of_files(cls, hashes: dict[str, str]) -> dict[str, str]:
+        # They become paths: one with ".." in it would lead out of the bundle's folder.
+        if unknown := hashes.keys() - {ONNX, DROPOUT, WEIGHTS}:
+            raise ValueError(f"{min(unknown)!r} is no file of a bundle")
+        return hashes
+
     @field_validator("notes")
     @classmethod
     def _check_notes(cls, notes: dict[str, str]) -> dict[str, str]:
@@ -175,7 +183,7 @@ class Bundle:
         """
         shipped = {path.name: path for path in _shipped_folders()} if isinstance(name_or_path, str) else {}
         path = shipped.get(str(name_or_path), Path(name_or_path))
-        if not path.exists():
+        if not _exists(path):
             names = ", ".join(path.name for path in _shipped_folders())
             raise BundleError(f"there is no bundle {str(name_or_path)!r}; give a folder, a zip or one of: {names}")
         try:
@@ -237,10 +245,12 @@ class Bundle:
         """Check that scores, or ``what`` else, can be recorded.
 
         Raises:
-            InputError: If the bundle is a zip.
+            InputError: If the bundle is a zip, or its folder cannot be written.
         """
         if not self.path.is_dir():
             raise InputError(f"{self.path} is a zip; {what} can be recorded in a bundle's folder only")
+        if not os.access(self.path, os.W_OK | os.X_OK):
+            raise InputError(f"{self.path} cannot be written (Permission denied); copy the bundle, and give the copy")
 
     def with_scores(self, scores: Sequence[Score]) -> Bundle:
         """Record scores in the bundle and its card, in place of older ones on the same data and protocol.
@@ -278,6 +288,13 @@ class Bundle:
                 archive.writestr(name, _read(self.path, name))
         write_bytes(path, content.getvalue())
         return path
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # a name that is too long, or holds a null character
+        return False
 
 
 def check_replaceable(folder: Path) -> Path:

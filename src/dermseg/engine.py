@@ -176,7 +176,7 @@ class _Torch(Engine):
             import torch
         if device == "cuda" and not torch.cuda.is_available():
             raise InputError("device 'cuda' was asked for, but torch finds no CUDA device here; use 'cpu' or 'auto'")
-        self._path = bundle.path
+        self._name = bundle.name
         self._place = torch.device("cuda" if device == "cuda" else "cpu")
         self._network = bundle.network().to(self._place)
 
@@ -220,7 +220,9 @@ class _Torch(Engine):
         network = deepcopy(self._network)
         dropouts = [module for module in network.modules() if isinstance(module, _DropoutNd) and module.p > 0]
         if not dropouts:
-            raise InputError(f"{self._path} has no dropout to sample from; use test-time augmentation instead")
+            raise InputError(
+                f"the bundle {self._name} has no dropout to sample from; use test-time augmentation instead"
+            )
         for module in dropouts:
             module.train()
         return network

@@ -260,9 +260,10 @@ def heat_map(
     if heat.shape != mask.shape:
         raise InputError(f"The map has the shape {heat.shape}, the mask {mask.shape}.")
     side = min(max(PANEL, *mask.shape), 1024)
-    grey = cv2.cvtColor(_fit(pixels, side), cv2.COLOR_RGB2GRAY)[..., None]
-    colours = _viridis(probability_image(_scaled(heat, side).astype(np.float32)))
-    drawn = outline((0.4 * grey + 0.6 * colours).astype(np.uint8), _fit_mask(mask, side), PAPER)
+    size = _size(mask.shape, side)
+    grey = cv2.cvtColor(_fit(pixels, size), cv2.COLOR_RGB2GRAY)[..., None]
+    colours = _viridis(probability_image(_scaled(heat, size).astype(np.float32)))
+    drawn = outline((0.4 * grey + 0.6 * colours).astype(np.uint8), _fit_mask(mask, size), PAPER)
     if point is not None:
         scale = side / max(mask.shape)
         centre = (int((point[0] + 0.5) * scale), int((point[1] + 0.5) * scale))
@@ -290,14 +291,15 @@ def side_by_side(pixels: Picture, mask: Mask, probability: NDArray[np.float32] |
         raise InputError(f"The probability has the shape {probability.shape}, the photograph {mask.shape}.")
 
     # Outlined after scaling: as crisp in the panel of a large photograph as in that of a small one.
-    photo, small_mask = _fit(pixels), _fit_mask(mask)
+    size = _size(mask.shape, PANEL)
+    photo, small_mask = _fit(pixels, size), _fit_mask(mask, size)
     panels = {
         "Photograph": photo,
         "Outline": overlay(photo, small_mask),
         "Mask": np.repeat(small_mask[..., None].astype(np.uint8) * 255, 3, axis=2),
     }
     if probability is not None:
-        panels["Probability"] = _viridis(probability_image(_scaled(probability, PANEL).astype(np.float32)))
+        panels["Probability"] = _viridis(probability_image(_scaled(probability, size).astype(np.float32)))
     cells = [_captioned(panel, caption) for caption, panel in panels.items()]
     if probability is not None:
         cells.append(_scale_bar(photo.shape[0]))
@@ -372,14 +374,16 @@ def case(
     Returns:
         The sheet, uint8, RGB, about `SHEET` pixels wide or narrower.
     """
+    # The masks' proportions, not those of the photograph at its scale, whose sides may have been rounded.
+    shape = next((mask.shape for mask in (*predicted.values(), *truths.values())), pixels.shape)
     if predicted and truths:
-        pixels = _fit(pixels, _side(COLUMNS))
+        pixels = _fit(pixels, _size(shape, _side(COLUMNS)))
         rows = [_compared(pixels, mask, truths.get(name), name) for name, mask in predicted.items()]
         if len(predicted) == 1:
             rows[0][0] = Panel(pixels, "Photograph")
         return sheet(rows, title, subtitle)
     columns = min(COLUMNS, 1 + len(predicted or truths))
-    pixels = _fit(pixels, _side(columns))
+    pixels = _fit(pixels, _size(shape, _side(columns)))
     panels = [Panel(pixels, "Photograph", "" if predicted or truths else "no masks")]
     panels += [_outlined(pixels, mask, f"Predicted {_words(name)}") for name, mask in predicted.items()]
     panels += [_outlined(pixels, mask, _words(name).capitalize(), TRUTH) for name, mask in truths.items()]
@@ -435,13 +439,13 @@ def _compared(pixels: Picture, mask: Mask, truth: Mask | None, name: str) -> lis
     photograph = Panel(pixels, _words(name).capitalize())
     if truth is None:
         return [photograph, _outlined(pixels, mask, "Prediction")]
-    score, side = Confusion.of(mask, truth), max(pixels.shape)
+    score, size = Confusion.of(mask, truth), _size(pixels.shape)
     return [
         photograph,
         _outlined(pixels, truth, "Truth", TRUTH),
         _outlined(pixels, mask, "Prediction", note=f"Jaccard {score.jaccard:.3f}, Dice {score.dice:.3f}"),
         Panel(
-            error_map(pixels, _fit_mask(mask, side), _fit_mask(truth, side)),
+            error_map(pixels, _fit_mask(mask, size), _fit_mask(truth, size)),
             "Errors",
             key={"missed": MISSED, "too much": EXTRA},
         ),
@@ -451,7 +455,7 @@ def _compared(pixels: Picture, mask: Mask, truth: Mask | None, name: str) -> lis
 def _outlined(pixels: Picture, mask: Mask, caption: str, color: Colour = LINE, note: str = "") -> Panel:
     """The photograph, at its panel's size, with a mask's outline and, if nothing else is noted, its area."""
     area = f"{_area(mask)} of the image" if mask.any() else "empty"
-    return Panel(outline(pixels, _fit_mask(mask, max(pixels.shape)), color), caption, note or area)
+    return Panel(outline(pixels, _fit_mask(mask, _size(pixels.shape)), color), caption, note or area)
 
 
 def _entry(name: str, mask: Mask, colour: Colour) -> Picture:
@@ -484,21 +488,26 @@ def _words(name: str) -> str:
     return name.replace("_", " ")
 
 
-def _fit(pixels: Picture, side: int = PANEL) -> Picture:
-    """Return a photograph scaled so that its longer side is that of a panel."""
-    return _scaled(pixels, side).astype(np.uint8, copy=False)
+def _size(shape: tuple[int, ...], side: int | None = None) -> tuple[int, int]:
+    """Width and height of an image of that shape, its longer side scaled to ``side``."""
+    height, width = shape[:2]
+    scale = 1 if side is None else side / max(height, width)
+    return max(1, round(width * scale)), max(1, round(height * scale))
 
 
-def _fit_mask(mask: Mask, side: int = PANEL) -> Mask:
+def _fit(pixels: Picture, size: tuple[int, int]) -> Picture:
+    """Return a photograph at another width and height."""
+    return _scaled(pixels, size).astype(np.uint8, copy=False)
+
+
+def _fit_mask(mask: Mask, size: tuple[int, int]) -> Mask:
     """Return a mask scaled as its photograph is, and cut at one half."""
-    return _scaled(mask.astype(np.float32), side) >= 0.5
+    return _scaled(mask.astype(np.float32), size) >= 0.5
 
 
-def _scaled(image: NDArray[Any], side: int) -> NDArray[Any]:
-    height, width = image.shape[:2]
-    scale = side / max(height, width)
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    return cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+def _scaled(image: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
+    smaller = max(size) < max(image.shape[:2])
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
 
 
 def _viridis(grey: NDArray[np.uint8]) -> Picture:

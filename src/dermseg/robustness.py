@@ -42,9 +42,14 @@ def rotate(image: Pixels, mask: Mask, _: Generator, *, degrees: float, frame: fl
 
 def jpeg(image: Pixels, mask: Mask, _: Generator, *, quality: int) -> Pair | None:
     """Compress once more."""
+    return as_jpeg(image, quality), mask
+
+
+def as_jpeg(image: Pixels, quality: int) -> Pixels:
+    """What a JPEG file of an image (H, W, 3) holds, at a quality of 1 to 95."""
     file = BytesIO()
     Image.fromarray(image).save(file, "JPEG", quality=quality)
-    return np.asarray(Image.open(file)), mask
+    return np.asarray(Image.open(file))
 
 
 def blur(image: Pixels, mask: Mask, _: Generator, *, sigma: float) -> Pair | None:

@@ -35,7 +35,7 @@ from dermseg.measurement import Measurements, check_scale, measure
 from dermseg.parallel import attempt, in_order
 from dermseg.processing import DECODED_SIDE, decode, prepare
 from dermseg.quality import Quality, QualityModel, judge
-from dermseg.uncertainty import Samples, Uncertainty, augmented, dropout, mean, plain, sigmoid
+from dermseg.uncertainty import TRANSFORMS, Samples, Uncertainty, augmented, dropout, mean, plain, sigmoid
 
 Output = Literal["mask", "overlay", "result", "probability", "uncertainty", "json"]
 OUTPUTS: tuple[Output, ...] = get_args(Output)
@@ -43,6 +43,7 @@ OF_EACH_CLASS: frozenset[Output] = frozenset(("mask", "probability", "uncertaint
 """Of several classes such an output is a picture each."""
 VIEW_SIZE = DECODED_SIDE
 MOST_SAMPLES = 1000
+MOST_VALUES = 2**28  # of all samples of an image: a GiB
 
 
 @dataclass(frozen=True, eq=False)
@@ -395,6 +396,12 @@ class Segmenter:
 
     def _set(self, threshold: float | None, tta: bool, mc_dropout: int, seed: int, mm_per_pixel: float | None) -> None:
         manifest = self.bundle.manifest
+        values = len(manifest.classes) * manifest.input_size**2 * (len(TRANSFORMS) if tta else 1)
+        if mc_dropout * values > MOST_VALUES:
+            raise InputError(
+                f"mc_dropout is {mc_dropout}; of this bundle{' with test-time augmentation' * tta} at most "
+                f"{MOST_VALUES // values} samples go into the memory that one image may take"
+            )
         self.thresholds = tuple(threshold or manifest.thresholds[name] for name in manifest.classes)
         self._mm_per_pixel = mm_per_pixel
         ways = ["tta"] * tta + [f"mc dropout {mc_dropout}"] * bool(mc_dropout)

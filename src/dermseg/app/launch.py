@@ -17,6 +17,7 @@ from dermseg.app.backend import Backend, Local, Remote
 from dermseg.errors import InputError
 
 ENTRY = Path(__file__).with_name("entry.py")
+BUNDLES = ("lesion", "attributes")
 
 # Paper, ink and accent are those of the reports; each pair of ink and paper has a contrast of 7 or more.
 _LIGHT = {
@@ -63,7 +64,7 @@ class Settings:
         token: The service's; None where it wants none.
     """
 
-    bundles: tuple[str, ...] = ("lesion",)
+    bundles: tuple[str, ...] = BUNDLES
     api: str | None = None
     token: str | None = field(default=None, repr=False)
 
@@ -92,7 +93,7 @@ def run(
     address: str = "127.0.0.1",
     api: str | None = None,
     token: str | None = None,
-    bundles: Sequence[str] = ("lesion",),
+    bundles: Sequence[str] = BUNDLES,
     max_upload: float = 32,
 ) -> None:
     """Serve the app until Ctrl-C.

@@ -43,7 +43,6 @@ def app(
     if host not in (LOCAL, "localhost", "::1"):
         typer.echo("whoever reaches this address may use the app; it has no login", err=True)
     with extra("the app", "app"):
-        from dermseg.app import run
+        from dermseg.app import BUNDLES, run
 
-    chosen = tuple(bundles or ["lesion", "attributes"])
-    run(port=port, address=host, api=api, token=token, bundles=chosen, max_upload=max_upload)
+    run(port=port, address=host, api=api, token=token, bundles=bundles or BUNDLES, max_upload=max_upload)

@@ -71,13 +71,15 @@ def compare(
     from dermseg.imaging import write_bytes
 
     subjects = {name: Subject.of_either(given) for name, given in (("A", one), ("B", other))}
-    if (tta or mc_dropout) and not any(subject.bundles for subject in subjects.values()):
+    sampled = [subject for name, subject in subjects.items() if not (plain_a and name == "A")]
+    if (tta or mc_dropout) and not any(subject.bundles for subject in sampled):
         raise InputError("masks are no network's samples; --tta and --mc-dropout go with bundles alone")
     # Of masks beside a bundle it is the bundle that knows what they show.
     known = next((subject.classes for subject in subjects.values() if subject.bundles), ())
     subjects = {name: replace(subject, named=known) for name, subject in subjects.items()}
     comparison.check_classes(*(subject.classes for subject in subjects.values()))
-    chosen = choose(data, source, split, splits, quarantine, subjects["A"].classes)
+    masks = not all(subject.bundles for subject in subjects.values())
+    chosen = choose(data, source, split, splits, quarantine, subjects["A"].classes, beside=masks)
     first = subjects["A"].open(
         chosen, device, threshold_a, tta=tta and not plain_a, mc_dropout=0 if plain_a else mc_dropout, seed=seed
     )

@@ -330,7 +330,7 @@ def prepare(folder: Folder, recipe: RecipeName = "lesion", settings: Settings = 
             chosen,
             folder,
             report=lambda line: typer.echo(line, err=True),
-            progress=lambda done, count: update("preparing", done, count),
+            progress=update,
         )
     typer.echo(f"{len(made.train)} images to train on and {len(made.tune.images)} to tune on are ready")
 

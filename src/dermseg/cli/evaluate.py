@@ -107,7 +107,7 @@ def evaluate(
     from dermseg.cli.progress import progress_bar
     from dermseg.imaging import write_bytes
 
-    chosen = choose(data, source, split, splits, quarantine, subject.classes)
+    chosen = choose(data, source, split, splits, quarantine, subject.classes, beside=predictions is not None)
     if record:
         subject.bundles[0].check_writable()
     predictor = subject.open(chosen, device, threshold, tta=tta, mc_dropout=mc_dropout, seed=seed)

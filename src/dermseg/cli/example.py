@@ -17,8 +17,14 @@ def example(
     - `dermseg example lesion.png && dermseg segment lesion.png`
     """
     from dermseg import synthetic
+    from dermseg.errors import InputError
     from dermseg.imaging import encode_image, make_folder, write_bytes
 
+    if path.suffix.lower() != ".png":
+        raise InputError(f"{path} would be a PNG; give it a name that ends in .png")
+    content = encode_image(synthetic.example().pixels)
+    if path.exists() and path.read_bytes() != content:
+        raise InputError(f"{path} exists and is another picture; give another name")
     make_folder(path.parent)
-    write_bytes(path, encode_image(synthetic.example().pixels))
+    write_bytes(path, content)
     typer.echo(path)

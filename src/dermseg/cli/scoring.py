@@ -72,8 +72,12 @@ def choose(
     splits: Path | None,
     quarantine: Path | None,
     classes: Sequence[str],
+    *,
+    beside: bool = False,
 ) -> Chosen:
     """Find the images of a split that have the masks to compare with, less those in quarantine.
+
+    With ``beside``, those of the data sets that ``source`` leaves out belong to ``everything`` too.
 
     Raises:
         DermsegError: If there are none, or the data or the tables cannot be read.
@@ -82,10 +86,9 @@ def choose(
     from dermseg.data import quarantine as lists
     from dermseg.data import splits as tables
 
-    everything = catalog.read(data, source)
-    kept = lists.keep(
-        everything, [quarantine] if quarantine else lists.find(data), lambda line: typer.echo(line, err=True)
-    )
+    found = catalog.read(data, source)
+    everything = catalog.read(data) if beside and source else found
+    kept = lists.keep(found, [quarantine] if quarantine else lists.find(data), lambda line: typer.echo(line, err=True))
     samples = catalog.with_masks(kept, classes)
     table = tables.read(splits or tables.default_for(classes))
     chosen = tables.select(samples, split, table)

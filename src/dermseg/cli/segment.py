@@ -144,9 +144,9 @@ def segment(
         if done > len(found):
             typer.echo(f"and {count(done - len(found), 'more image')}; --save json tells of all")
     if not as_json and done:
-        typer.echo(f"{done} image{'s' * (done != 1)}: {', '.join(outputs)} in {output}")
+        typer.echo(f"{done} image{'s' * (done != 1)}: {', '.join(outputs)} in {printable(output)}")
     for path, quality in doubts[:SHOWN]:
-        typer.echo(f"{quality.verdict}: {path}: {quality.reason}", err=True)
+        typer.echo(f"{quality.verdict}: {printable(path)}: {quality.reason}", err=True)
     if len(doubts) > SHOWN:
         typer.echo(f"and {len(doubts) - SHOWN} more masks to review or reject; --save json says which", err=True)
     if failures:
@@ -176,7 +176,11 @@ def plan(
     """
     jobs: dict[Path, Path] = {}
     for given in paths:
-        jobs |= {image: output / place for image, place in _find(given, output, recursive)}
+        try:
+            jobs |= {image: output / place for image, place in _find(given, output, recursive)}
+        except (OSError, RuntimeError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise InputError(f"{printable(given)} cannot be searched for images ({reason})") from error
     real = cache(Path.resolve)
     inputs = {real(image.parent) / image.name for image in jobs}
     targets: dict[str, Path] = {}
@@ -213,7 +217,7 @@ def _find(given: str, output: Path, recursive: bool) -> Iterable[tuple[Path, Pat
         images = [
             file
             for file in found
-            if file.suffix.lower() in IMAGE_SUFFIXES and results not in file.resolve().parents and file.is_file()
+            if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file() and results not in file.resolve().parents
         ]
         if not images:
             hint = "" if recursive else "; --recursive looks into subfolders"
@@ -288,11 +292,16 @@ def table(found: Mapping[Path, Sequence[Mapping[str, Any]]]) -> list[str]:
 
 def sentence(path: Path, error: DermsegError) -> str:
     """What went wrong, on one line that names the file with its folder."""
-    message, shown = str(error), str(path) if str(path).isprintable() else ascii(str(path))
+    message, shown = str(error), printable(path)
     for name in (shown, path.name):
         if message.startswith(f"{name} "):
             return shown + message.removeprefix(name)
     return f"{shown}: {message}"
+
+
+def printable(path: str | Path) -> str:
+    """A path for a terminal, which cannot show every name that a file may have."""
+    return str(path) if str(path).isprintable() else ascii(str(path))
 
 
 def names_in(text: str) -> list[str]:

@@ -71,7 +71,7 @@ def serve(
     ] = None,
     batch: Annotated[int, typer.Option(help="Most images given to the network at once.", rich_help_panel=MACHINE)] = 4,
     batch_delay: Annotated[
-        float, typer.Option(help="Milliseconds an image waits for others.", rich_help_panel=MACHINE)
+        float, typer.Option(min=0, max=1000, help="Milliseconds an image waits for others.", rich_help_panel=MACHINE)
     ] = 2,
     log_level: Annotated[LogLevel, typer.Option(help="Least that is logged.", rich_help_panel=MACHINE)] = LogLevel.info,
 ) -> None:

@@ -9,6 +9,7 @@ import re
 import zipfile
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Literal, assert_never, get_args
+from urllib.parse import quote
 
 from dermseg import figures, shapes
 from dermseg._version import __version__
@@ -27,6 +28,8 @@ Rendering = Literal["mask", "probability", "overlay", "uncertainty", "side-by-si
 """What is made of a prediction alone."""
 Output = Literal[Rendering, "explanation"]
 OUTPUTS: tuple[Output, ...] = get_args(Output)
+# Of a bundle's name in a header, which holds Latin-1 alone; the rest is percent-encoded.
+SAFE = " ()+,:;=@"
 
 SUMMARY = {"name", "description", "classes", "licence", "input_size", "thresholds", "scores"}
 """What a bundle's manifest tells in a list of bundles."""
@@ -158,7 +161,7 @@ def headers(answer: Answer[Any]) -> dict[str, str]:
     """The headers about an answer: the model and its version, the verdict, and milliseconds by stage."""
     stages = answer.seconds._asdict().items()
     return {
-        "X-Model": answer.bundle,
+        "X-Model": quote(answer.bundle, safe=SAFE),
         "X-Version": __version__,
         "X-Quality": answer.verdict or "unknown",
         "Server-Timing": ", ".join(f"{stage};dur={1000 * seconds:.1f}" for stage, seconds in stages),

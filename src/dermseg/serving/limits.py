@@ -246,6 +246,11 @@ class ByteBudget:
         """Whether ``size`` bytes are left."""
         return self.held + size <= self._limit
 
+    @property
+    def limit(self) -> int:
+        """How many there may be."""
+        return self._limit
+
     def take(self, size: int) -> None:
         """Count ``size`` bytes as held."""
         self.held += size
@@ -343,6 +348,7 @@ class BodyLimit:
 
     def _refuse(self, size: int, taken: int, limit: int) -> ProblemError | None:
         """Why ``size`` more bytes of a body cannot be had."""
+        limit = min(limit, self._budget.limit)  # more would be too much however often it is sent
         if taken + size > limit:
             return ProblemError(
                 413, f"the body has more than the {limit / _MIB:g} MiB that this path takes; send less at a time"

@@ -92,8 +92,10 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=family, backlog=BACKLOG)
     except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else str(error)
-        raise InputError(f"{host} port {port} cannot be listened on: {reason}; try another --port") from error
+        # A name that is not found has a number of its own, which is no system error's.
+        known = error.errno and not isinstance(error, socket.gaierror)
+        reason = os.strerror(error.errno) if known else error.strerror or str(error)
+        raise InputError(f"{host} port {port} cannot be listened on: {reason}; try another --port or --host") from error
 
 
 def _address(host: str, listener: socket.socket) -> str:

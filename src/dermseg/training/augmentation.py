@@ -9,11 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from kornia.filters import gaussian_blur2d
 from kornia.geometry.transform import get_affine_matrix2d, invert_affine_transform, remap, warp_affine
 from torch import Tensor
 
+from dermseg.robustness import as_jpeg
 from dermseg.training.config import AugmentationConfig
 
 MAX_HAIRS = 8
@@ -22,6 +24,7 @@ MOST_CUT = 0.45
 # A stripe of skin thinner than this share of a side is not mirrored.
 LEAST_SKIN = 0.04
 HALF_A_LEVEL = 0.5 / 255
+A_LESION = 0.3  # less of it may be a teacher's doubt
 
 
 def augment(image: Tensor, mask: Tensor, config: AugmentationConfig, padding: float) -> tuple[Tensor, Tensor]:
@@ -48,6 +51,8 @@ def augment(image: Tensor, mask: Tensor, config: AugmentationConfig, padding: fl
         image = _on_some(image, config.blur, _blur)
         if config.noise:
             image = add_noise(image, config.noise)
+        if config.jpeg:
+            image = _on_some(image, config.jpeg, compress)
         if config.coarse_dropout:
             image = _on_some(image, config.coarse_dropout, lambda chosen: cut_holes(chosen, config, padding))
     return image, mask
@@ -78,7 +83,7 @@ def warp(image: Tensor, mask: Tensor, config: AugmentationConfig, padding: float
     if config.elastic or with_skin.any():
         x, y = _bent_coordinates(matrix, height, width, config.elastic)
         if with_skin.any():
-            inside, lesion = (image - padding).abs().amax(dim=1) > HALF_A_LEVEL, mask.amax(dim=1) > 0
+            inside, lesion = (image - padding).abs().amax(dim=1) > HALF_A_LEVEL, mask.amax(dim=1) > A_LESION
             x = _through_skin(x, inside.any(dim=1), lesion.any(dim=1), with_skin)
             y = _through_skin(y, inside.any(dim=2), lesion.any(dim=2), with_skin)
         both = remap(both, x, y, align_corners=True)
@@ -161,6 +166,15 @@ def add_noise(image: Tensor, largest: float) -> Tensor:
     # Not randn_like: over an image with its channels last it takes eight times as long.
     noise = torch.randn(image.shape, device=image.device, dtype=image.dtype)
     return torch.addcmul(image, noise, deviation).clamp_(0, 1)
+
+
+def compress(image: Tensor) -> Tensor:
+    """Compress each image as JPEG, of a quality of 20 to 90, and read it back."""
+    quality = torch.randint(20, 91, (len(image),)).tolist()
+    pixels = (image * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+    # Not kornia's, of tensors: it takes three times as long on a CPU.
+    read = np.stack([as_jpeg(np.ascontiguousarray(each), of) for each, of in zip(pixels, quality, strict=True)])
+    return torch.from_numpy(read).permute(0, 3, 1, 2).to(image) / 255
 
 
 def cut_holes(image: Tensor, config: AugmentationConfig, padding: float) -> Tensor:

@@ -91,10 +91,7 @@ def begin_with(network: nn.Module, bundle: Bundle, recipe: Recipe) -> None:
     Raises:
         RecipeError: If the bundle is of another network, or was trained on what the recipe tests on.
     """
-    if splits.default_for(bundle.manifest.classes) != splits.default_for(recipe.classes) == splits.DEFAULT:
-        raise RecipeError(
-            f"{bundle.path} was trained on images that are 'test' for {', '.join(recipe.classes)}; begin with another"
-        )
+    check_sides(bundle, recipe)
     architecture, own = bundle.manifest.architecture, network.state_dict()
     weights = bundle.network().state_dict() if architecture.name == recipe.model.name else {}
     if bundle.manifest.classes != recipe.classes:
@@ -107,13 +104,30 @@ def begin_with(network: nn.Module, bundle: Bundle, recipe: Recipe) -> None:
     network.load_state_dict(weights)
 
 
+def check_sides(bundle: Bundle, recipe: Recipe) -> None:
+    """Refuse a bundle that knows what the recipe tests on.
+
+    Raises:
+        RecipeError: If it was trained on some of that.
+    """
+    if splits.default_for(bundle.manifest.classes) != splits.default_for(recipe.classes) == splits.DEFAULT:
+        raise RecipeError(
+            f"{bundle.path} was trained on images that are 'test' for {', '.join(recipe.classes)}; take another"
+        )
+
+
 def _is_head(name: str) -> bool:
     # Mask2Former's queries are its classes.
     return name.split(".")[0] in ("head", "auxiliary") or "queries" in name
 
 
 def initialisation_of(recipe: Recipe) -> str:
-    """What the network begins with, in words."""
+    """What the network begins with, and its teachers, in words."""
+    taught = f"; its teachers are {', '.join(Bundle.load(name).name for name in recipe.distillation.teachers)}"
+    return _beginning_of(recipe) + taught * bool(recipe.distillation.teachers)
+
+
+def _beginning_of(recipe: Recipe) -> str:
     if recipe.start is not None:
         start = Bundle.load(recipe.start)
         return f"the bundle {start.name}, itself from {start.manifest.training_data.initialisation}"

@@ -130,6 +130,7 @@ class AugmentationConfig(_Strict):
     gamma: float = Field(0.0, ge=0, lt=1, description="exponent from 1 - gamma to 1 / (1 - gamma)")
     blur: float = Field(0.3, ge=0, le=1, description="probability; sigma 0.4 to 1.6 pixels")
     noise: float = Field(0.0, ge=0, le=1, description="largest standard deviation, in units of the 0-1 range")
+    jpeg: float = Field(0.0, ge=0, le=1, description="probability of compression, of a quality of 20 to 90")
     hair: float = Field(0.25, ge=0, le=1, description="probability of drawn hairs")
     ruler: float = Field(0.1, ge=0, le=1, description="probability of a drawn ruler")
     coarse_dropout: float = Field(0.0, ge=0, le=1, description="probability of rectangles cut out of the image")
@@ -210,6 +211,13 @@ class ScheduleConfig(_Strict):
     max_lr: float | None = Field(None, gt=0, description="onecycle: the highest rate; None is optimizer.lr")
 
 
+class DistillationConfig(_Strict):
+    """Trained bundles whose view is mixed into the masks that are trained on; ``tune`` keeps its own."""
+
+    teachers: tuple[str, ...] = Field((), description="bundles of the same classes and input size; their mean is taken")
+    share: float = Field(0.7, ge=0, le=1, description="of the teachers in each pixel; the truth has the rest")
+
+
 class Recipe(_Strict):
     """A training run. ``name`` also names the bundle."""
 
@@ -225,6 +233,7 @@ class Recipe(_Strict):
     )
     normalisation: Literal["symmetric", "unit", "imagenet", "isic"] = "symmetric"
     data: DataConfig = DataConfig()
+    distillation: DistillationConfig = DistillationConfig()
     augmentation: AugmentationConfig = AugmentationConfig()
     loss: dict[str, float | dict[str, float]] = Field(
         {"bce": 1.0, "jaccard": 1.0},

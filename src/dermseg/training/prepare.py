@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,9 @@ from dermseg.errors import DataError
 from dermseg.training.bundling import initialisation_of
 from dermseg.training.config import Recipe
 from dermseg.training.datamodule import TuneSet
+from dermseg.training.distillation import taught, teachers_of
+
+Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,7 @@ def prepare(
     at_most: int | None = None,
     cache_folder: Path | None = None,
     report: Callable[[str], None] | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> RunData:
     """Find the images of each side and fit them into the recipe's size, once.
 
@@ -55,11 +59,14 @@ def prepare(
         at_most: Use only about so many images a side, from all over it.
         cache_folder: Where resized images are kept; ``dermseg.data.cache.default_folder()`` if None.
         report: Takes a line on what is in quarantine.
-        progress: Called with images done and images in all while they are fitted, for each side anew.
+        progress: Called with what is done, images done and images in all: while each side's are fitted, and while
+            teachers look at those to train on.
 
     Raises:
         DataError: If the data sets cannot be read, or a split is empty.
+        RecipeError: If a teacher does not go with the recipe.
     """
+    teachers = teachers_of(recipe)  # refused here, not after the images have been fitted
     train, tune = sides(recipe, data, report)
     if at_most is not None:
         train, tune = (found[:: -(-len(found) // at_most)] for found in (train, tune))
@@ -70,19 +77,28 @@ def prepare(
             recipe.input_size,
             recipe.processing,
             folder=cache_folder,
-            progress=progress,
+            progress=progress and partial(progress, "resizing images"),
         )
         for found in (train, tune)
     )
+    if teachers:
+        train_images = taught(
+            train_images,
+            teachers,
+            recipe.distillation.share,
+            folder=cache_folder,
+            progress=progress and partial(progress, "teachers look"),
+        )
     sources = tuple(sorted({sample.source for sample in tune}))
-    start = {} if recipe.start is None else {"weights it began with": Bundle.load(recipe.start).manifest.licence}
+    weights = {} if recipe.start is None else {"weights it began with": Bundle.load(recipe.start).manifest.licence}
+    weights |= {f"teacher {bundle.name}": bundle.manifest.licence for bundle in teachers}
     return RunData(
         train=train_images,
         tune=TuneSet(tune_images, np.array([sources.index(sample.source) for sample in tune], np.int64)),
         sources=sources,
         description=TrainingData(
             sources=dict(Counter(sample.source for sample in train)),
-            licences={sample.source: sample.licence for sample in (*train, *tune)} | start,
+            licences={sample.source: sample.licence for sample in (*train, *tune)} | weights,
             split="train",
             initialisation=initialisation_of(recipe),
             content_hash=hashlib.sha256((train_images.content_hash + tune_images.content_hash).encode()).hexdigest(),
@@ -122,14 +138,14 @@ def sides(
     return train, tune
 
 
-def now_and_then(report: Callable[[str], None], seconds: float = 10) -> Callable[[int, int], None]:
+def now_and_then(report: Callable[[str], None], seconds: float = 10) -> Progress:
     """Progress that takes a line at most every ``seconds``."""
     last = time.monotonic()
 
-    def progress(done: int, count: int) -> None:
+    def progress(what: str, done: int, count: int) -> None:
         nonlocal last
         if time.monotonic() - last > seconds:
             last = time.monotonic()
-            report(f"resizing images: {done} of {count}")
+            report(f"{what}: {done} of {count}")
 
     return progress
