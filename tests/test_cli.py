@@ -632,7 +632,36 @@ def test_train_without_options_changes_nothing(trained: Trained) -> None:
     }
     path = trained.bundle.path
     assert f"{path}\n" in output
-    assert f"next: dermseg evaluate --bundle {path} --data DATA --split test" in output
+    assert f"next: dermseg evaluate --bundle {path} --data DATA --split test\n" in output
+
+
+def test_what_is_scored_next_is_what_was_not_trained_on(trained: Trained) -> None:
+    output = train("unet", "--set", "data.splits=own.csv", "--set", "data.quarantine=bad.csv")
+    assert "--data DATA --split test --splits own.csv --quarantine bad.csv\n" in output
+
+
+def test_the_example_replaces_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):  # its own file may be drawn again
+        assert CliRunner().invoke(app, ["example", "lesion.png"]).exit_code == 0
+    Path("mine.png").write_bytes(b"my own")
+    for name, sentence in (
+        ("mine.png", "mine.png exists and is another picture; give another name"),
+        ("x.jpg", "x.jpg would be a PNG; give it a name that ends in .png"),
+    ):
+        result = CliRunner().invoke(app, ["example", name])
+        assert (result.exit_code, result.stderr) == (1, f"error: {sentence}\n")
+    assert Path("mine.png").read_bytes() == b"my own"
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "loop"])
+def test_a_path_that_cannot_be_searched_is_one_sentence(cli: Cli, tmp_path: Path, name: str) -> None:
+    (tmp_path / "loop").mkdir()
+    (tmp_path / "loop" / "loop.png").symlink_to("loop.png")
+    result = cli("segment", tmp_path / name)
+    assert result.returncode == 1
+    assert result.stderr.startswith("error: ")
+    assert "Traceback" not in result.stderr
 
 
 @pytest.mark.parametrize(

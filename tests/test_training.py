@@ -26,19 +26,19 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from transformers import MobileNetV2Config, MobileNetV2Model
 
 from dermseg import synthetic
-from dermseg.bundle import ONNX, WEIGHTS, Bundle
+from dermseg.bundle import ONNX, WEIGHTS, Bundle, TrainingData
 from dermseg.data import cache, catalog, splits
 from dermseg.data.catalog import CC0, CC_BY_NC
 from dermseg.errors import BundleError, DataError, InputError, RecipeError
 from dermseg.metrics import Confusion
 from dermseg.models import build
 from dermseg.models.light import Light
-from dermseg.training.bundling import begin_with, licence_of_weights
+from dermseg.training.bundling import begin_with, bundle_of, licence_of_weights, network_of
 from dermseg.training.config import Recipe
 from dermseg.training.datamodule import ShuffledBatches
 from dermseg.training.prepare import prepare
 from dermseg.training.recipes import load_recipe
-from dermseg.training.run import _precision, moving_average, train
+from dermseg.training.run import _precision, moving_average, steepest, train
 
 torch.set_num_threads(1)
 
@@ -681,6 +681,40 @@ def test_the_first_epochs_may_be_of_smaller_images(place: Place, tmp_path: Path)
     assert sides[True] == [32] * 2 * steps + [64] * steps
     assert set(sides[False]) == {64}
     assert bundle.manifest.input_size == 64
+
+
+def test_the_rate_is_that_of_the_steepest_fall() -> None:
+    rates = list(np.geomspace(1e-6, 0.1, 60))
+    for place in (1e-4, 1e-3, 1e-2):
+        fall = 1 / (1 + (np.array(rates) / place) ** 2)  # steepest at the place, by the logarithm
+        for seed in range(5):
+            noise = np.random.default_rng(seed).normal(0, 0.03, len(rates))
+            found = steepest(rates, list(fall + noise))
+            assert found is not None
+            assert place / 3 < found < place * 3
+    assert steepest(rates, rates) is None
+    assert steepest(rates[:9], rates[8::-1]) is None
+
+
+def test_a_network_begins_with_one_of_other_classes(tmp_path: Path) -> None:
+    recipe = load_recipe("ege-unet", ["classes=[a, b]", "input_size=64"])
+    one = recipe.model_copy(update={"classes": ("a",)})
+    torch.manual_seed(0)
+    data = TrainingData(sources={}, licences={}, split="train", initialisation="", content_hash="")
+    pixels = np.stack([synthetic.draw(0, (64, 64)).pixels])
+    began = network_of(one)
+    bundle = bundle_of(
+        began, one, tmp_path / "b", name="b", data=data, thresholds={"a": 0.5}, licence="", pixels=pixels
+    )
+    network = network_of(recipe)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    begin_with(network, bundle, recipe)
+    theirs, kept = bundle.network().state_dict(), 0
+    for name, value in network.state_dict().items():
+        same = value.shape == theirs[name].shape
+        kept += not same
+        assert torch.equal(value, theirs[name] if same else before[name]), name
+    assert kept
 
 
 def test_a_teacher_has_its_share_and_is_named(run: Run, place: Place, tmp_path: Path) -> None:

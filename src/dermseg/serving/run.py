@@ -93,8 +93,8 @@ def _listen(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=family, backlog=BACKLOG)
     except OSError as error:
         # A name that is not found has a number of its own, which is no system error's.
-        known = error.errno and not isinstance(error, socket.gaierror)
-        reason = os.strerror(error.errno) if known else error.strerror or str(error)
+        number = None if isinstance(error, socket.gaierror) else error.errno
+        reason = os.strerror(number) if number else error.strerror or str(error)
         raise InputError(f"{host} port {port} cannot be listened on: {reason}; try another --port or --host") from error
 
 

@@ -95,7 +95,12 @@ def begin_with(network: nn.Module, bundle: Bundle, recipe: Recipe) -> None:
     architecture, own = bundle.manifest.architecture, network.state_dict()
     weights = bundle.network().state_dict() if architecture.name == recipe.model.name else {}
     if bundle.manifest.classes != recipe.classes:
-        weights = {name: own.get(name, value) if _is_head(name) else value for name, value in weights.items()}
+        # In the same network it is the classes that make a shape differ.
+        same = architecture.arguments == _arguments(recipe)
+        weights = {
+            name: own[name] if name in own and (_is_head(name) or (same and own[name].shape != value.shape)) else value
+            for name, value in weights.items()
+        }
     if {name: value.shape for name, value in weights.items()} != {name: value.shape for name, value in own.items()}:
         raise RecipeError(
             f"{bundle.path} is of another network ({architecture.name} {architecture.arguments}) than the recipe "

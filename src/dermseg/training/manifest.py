@@ -71,7 +71,7 @@ class Manifest:
 
     def update(self) -> None:
         """Write what is known up to now."""
-        if getattr(rank_zero_only, "rank", 0) == 0:
+        if getattr(rank_zero_only, "rank", 0) == 0 and os.environ.get("NODE_RANK", "0") == "0":
             self._content["duration_s"] = round(time.monotonic() - self._start, 1)
             make_folder(self._path.parent)
             write_bytes(self._path, (json.dumps(self._content, indent=2) + "\n").encode())
