@@ -21,10 +21,11 @@ from scipy.stats import entropy as scipy_entropy
 
 from dermseg import figures
 from dermseg.bundle import ONNX, WEIGHTS, Bundle, write
+from dermseg.ensemble import Ensemble
 from dermseg.errors import BrokenImageError, InputError
 from dermseg.imaging import Source
 from dermseg.segmenter import Prediction, Segmenter
-from dermseg.uncertainty import TRANSFORMS, Ensemble, Mode, Transform, Uncertainty, augmented, dropout, mean
+from dermseg.uncertainty import TRANSFORMS, Mode, Transform, Uncertainty, augmented, dropout, mean
 from tests.hostile import orientation_block, saved
 
 Pixels = NDArray[np.uint8]

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dermseg import uncertainty
+from dermseg import ensemble
 from dermseg.data.catalog import LESION, LESION_SUFFIXES, Sample
 from dermseg.data.layouts import LOSSLESS, Folder
 from dermseg.errors import DataError, InputError, PredictionSizeError, PredictionValuesError, few
@@ -27,7 +27,7 @@ _PICTURES = tuple(f"_{output}" for output in OUTPUTS if output != "mask")
 class Model:
     """A bundle, scored with its probabilities."""
 
-    def __init__(self, segmenter: Segmenter | uncertainty.Ensemble) -> None:
+    def __init__(self, segmenter: Segmenter | ensemble.Ensemble) -> None:
         told = segmenter.bundle.manifest if isinstance(segmenter, Segmenter) else segmenter
         self.name = segmenter.name
         self.classes = told.classes
@@ -41,7 +41,7 @@ class Model:
 
 
 class Ensemble(Model):
-    """Several bundles, scored with the mean of their probabilities; arguments as ``uncertainty.Ensemble``'s."""
+    """Several bundles, scored with the mean of their probabilities; arguments as ``ensemble.Ensemble``'s."""
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class Ensemble(Model):
         weights: Sequence[float] | None = None,
         threshold: float | None = None,
     ) -> None:
-        super().__init__(uncertainty.Ensemble(segmenters, weights=weights, threshold=threshold))
+        super().__init__(ensemble.Ensemble(segmenters, weights=weights, threshold=threshold))
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,10 +18,10 @@ from dermseg.cli.progress import progress_bar
 from dermseg.errors import SHOWN, DermsegError, InputError
 
 if TYPE_CHECKING:
+    from dermseg.ensemble import Ensemble
     from dermseg.imaging import Source
     from dermseg.quality import Quality
     from dermseg.segmenter import Output, Prediction, Segmenter
-    from dermseg.uncertainty import Ensemble
 
 DEFAULT_OUTPUT = Path("dermseg-output")
 PICTURES: tuple[Output, ...] = ("mask", "overlay", "result", "probability", "uncertainty")
@@ -104,9 +104,9 @@ def segment(
     - `dermseg segment lesion.jpg --bundle attributes --save mask,overlay,json`
     """
     from dermseg.bundle import Bundle
+    from dermseg.ensemble import Ensemble
     from dermseg.imaging import make_folder
     from dermseg.segmenter import Segmenter, check_outputs, picture_endings
-    from dermseg.uncertainty import Ensemble
     from dermseg.wording import count
 
     if bundle is not None and ensemble is not None:

@@ -2,7 +2,8 @@
 
 A line of the journal is a JSON object, with ``null`` for a value that is not a number:
 - of a batch: kind "batch", epoch, batch and step (batches and optimizer steps since the run began), images (seen since
-  the run began, on all devices), loss and ``loss_<term>``, learning_rate, seconds, images_per_second;
+  the run began, on all devices), loss and, where the module logs them, ``loss_<term>``, learning_rate, seconds,
+  images_per_second;
 - of an epoch: kind "epoch", epoch, step, images, learning_rate, seconds (with the scoring), images_per_second
   (without), and every ``train/...`` and ``tune/...`` metric.
 """
