@@ -483,7 +483,7 @@ def test_a_port_in_use_is_one_sentence() -> None:
         port = taken.getsockname()[1]
         done = run("--port", str(port))
     assert done.stderr.startswith(f"error: 127.0.0.1 port {port} cannot be listened on: Address already in use")
-    assert done.stderr.endswith("; try another --port\n")
+    assert done.stderr.endswith("; try another --port or --host\n")
     assert done.stderr.count("\n") == 1
 
 
