@@ -718,11 +718,18 @@ def test_a_network_begins_with_one_of_other_classes(run: Run, tmp_path: Path) ->
 
 def test_a_teacher_has_its_share_and_is_named(run: Run, place: Place, tmp_path: Path) -> None:
     lines: list[str] = []
-    recipe = place.recipe(epochs=1, distillation={"teachers": [str(run.bundle.path)], "share": 0.9})
+    strict = tmp_path / "strict"
+    shutil.copytree(run.bundle.path, strict)
+    manifest = json.loads((strict / "bundle.json").read_text()) | {"licence": CC_BY_NC}
+    (strict / "bundle.json").write_text(json.dumps(manifest))
+    recipe = place.recipe(epochs=1, distillation={"teachers": [str(strict), str(run.bundle.path)], "share": 0.9})
     taught = place.train(tmp_path / "taught", recipe, report=lines.append, cache_folder=tmp_path / "cache")
     data, before = taught.manifest.training_data, run.bundle.manifest.training_data
-    assert data.initialisation == f"{before.initialisation}; its teachers are {run.bundle.name}"
-    assert data.licences[f"teacher {run.bundle.name}"] == run.bundle.manifest.licence
+    name = run.bundle.name
+    assert data.initialisation == f"{before.initialisation}; its teachers are {name}, {name}"
+    licences = [data.licences[f"teacher {place}, {name}"] for place in (1, 2)]
+    assert licences == [CC_BY_NC, run.bundle.manifest.licence]
+    assert CC_BY_NC in taught.manifest.licence
     assert data.content_hash == before.content_hash
     assert data.initialisation in "".join(lines)
     (masks,) = (tmp_path / "cache").glob("*.npy")

@@ -91,7 +91,8 @@ def prepare(
         )
     sources = tuple(sorted({sample.source for sample in tune}))
     weights = {} if recipe.start is None else {"weights it began with": Bundle.load(recipe.start).manifest.licence}
-    weights |= {f"teacher {bundle.name}": bundle.manifest.licence for bundle in teachers}
+    # Numbered, for two may bear one name and have different licences.
+    weights |= {f"teacher {place}, {bundle.name}": bundle.manifest.licence for place, bundle in enumerate(teachers, 1)}
     return RunData(
         train=train_images,
         tune=TuneSet(tune_images, np.array([sources.index(sample.source) for sample in tune], np.int64)),
