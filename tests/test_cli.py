@@ -25,7 +25,7 @@ from dermseg import __version__, synthetic
 from dermseg.bundle import CARD, Bundle, shipped_bundles, write
 from dermseg.card import model_card
 from dermseg.cli.main import COMMANDS, GROUPS, app
-from dermseg.cli.segment import plan
+from dermseg.cli.segment import plan, table
 from dermseg.data import catalog
 from dermseg.errors import SHOWN, InputError
 from dermseg.imaging import read_mask
@@ -652,6 +652,13 @@ def test_the_example_replaces_nothing_else(tmp_path: Path, monkeypatch: pytest.M
         result = CliRunner().invoke(app, ["example", name])
         assert (result.exit_code, result.stderr) == (1, f"error: {sentence}\n")
     assert Path("mine.png").read_bytes() == b"my own"
+
+
+def test_a_table_shows_names_that_are_no_text(tmp_path: Path) -> None:
+    told = {"name": "globules", "area_fraction": 0.5, "area_pixels": 9, "presence": None}
+    _, line = table({tmp_path / os.fsdecode(b"caf\xe9.png"): [told]})
+    assert "50.0 %" in line
+    line.encode()  # as a terminal does
 
 
 @pytest.mark.parametrize("name", ["x" * 300, "loop"])

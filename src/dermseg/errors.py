@@ -106,6 +106,12 @@ def choose_from(given: str, known: Iterable[str]) -> str:
     return f"did you mean {closest[0]!r}? Choose from: {', '.join(names)}" if closest else "there is none to choose"
 
 
+def printable(name: object) -> str:
+    """A name, of a path say, as it can be shown everywhere: not every one that a file may have is text."""
+    text = str(name)
+    return text if text and text.isprintable() else ascii(text)
+
+
 def few(names: Sequence[str]) -> str:
     """A list for a message: the first ``SHOWN`` of ``names``, and how many more there are."""
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""

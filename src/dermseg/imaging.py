@@ -36,6 +36,7 @@ from dermseg.errors import (
     ImageTooLargeError,
     InputError,
     UnsupportedImageError,
+    printable,
 )
 
 Source = str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[np.uint8]
@@ -283,7 +284,7 @@ def read_stored_mask(
     try:
         return StoredMask(*open_image(source, max_megapixels=max_megapixels)._samples())
     except (ImageError, InputError) as error:
-        names = ["<bytes>"] if isinstance(source, bytes) else [_shown(source), _shown(Path(source).name)]
+        names = ["<bytes>"] if isinstance(source, bytes) else [printable(source), printable(Path(source).name)]
         reason = str(error)
         for name in names:
             reason = reason.removeprefix(f"{name} ")
@@ -336,7 +337,7 @@ def read_true_mask(
 
 
 def _mask_named(source: str | os.PathLike[str] | bytes) -> str:
-    return "the mask" if isinstance(source, bytes) else f"the mask {_shown(source)}"
+    return "the mask" if isinstance(source, bytes) else f"the mask {printable(source)}"
 
 
 def encode_mask(mask: npt.NDArray[np.bool_], bits: Literal[1, 8] = 8) -> bytes:
@@ -427,7 +428,7 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
         finally:
             temporary.unlink(missing_ok=True)
     except (OSError, ValueError) as error:
-        raise InputError(f"{_shown(path)} cannot be written ({_reason(error)}); give another path") from error
+        raise InputError(f"{printable(path)} cannot be written ({_reason(error)}); give another path") from error
 
 
 def make_folder(path: str | os.PathLike[str]) -> None:
@@ -439,12 +440,7 @@ def make_folder(path: str | os.PathLike[str]) -> None:
     try:
         Path(path).mkdir(parents=True, exist_ok=True)
     except (OSError, ValueError) as error:
-        raise InputError(f"{_shown(path)} cannot be made a folder ({_reason(error)}); give another path") from error
-
-
-def _shown(name: object) -> str:
-    text = str(name)
-    return text if text and text.isprintable() else ascii(text)
+        raise InputError(f"{printable(path)} cannot be made a folder ({_reason(error)}); give another path") from error
 
 
 def _reason(error: Exception) -> str:
@@ -458,14 +454,14 @@ def _read(source: object) -> tuple[str, str, bytes]:
     if not isinstance(source, str | os.PathLike):
         given = type(source).__name__
         raise InputError(f"image is {given} where a path, bytes, a PIL image or a uint8 array is expected")
-    shown = _shown(source)
+    shown = printable(source)
     try:
         path = Path(source)
         if not path.exists():
             raise InputError(f"{shown} does not exist; give the path of {_ACCEPTED}")
         if not path.is_file():
             raise InputError(f"{shown} is not a file; give the path of {_ACCEPTED}")
-        name = _shown(path.name)
+        name = printable(path.name)
         with path.open("rb") as file:
             head = file.read(_MAGIC_LENGTH)
             return name, _sniff(name, head), head + file.read()

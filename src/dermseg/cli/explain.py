@@ -11,7 +11,7 @@ import typer
 from dermseg.cli.bundles import WHICH
 from dermseg.cli.progress import progress_bar
 from dermseg.cli.segment import DEFAULT_OUTPUT, Device, Orientation, plan, sentence
-from dermseg.errors import DermsegError, InputError
+from dermseg.errors import DermsegError, InputError, printable
 
 if TYPE_CHECKING:
     from dermseg.explanation import Explainer
@@ -76,7 +76,7 @@ def explain(
 
     def work(image: Path) -> str:
         found = explainer(image, method=method.value, layer=layer, class_name=class_name, target=place or "lesion")
-        return f"{found.save(jobs[image], image.stem)[0]}: by the layer {found.layer}"
+        return f"{printable(found.save(jobs[image], image.stem)[0])}: by the layer {found.layer}"
 
     with progress_bar(len(jobs), "explaining") as advance:
         for image in jobs:
@@ -88,7 +88,7 @@ def explain(
             advance()
     if len(jobs) > max(1, len(failures)):
         done = len(jobs) - len(failures)
-        typer.echo(f"{done} image{'s' * (done != 1)}: {', '.join(PICTURES)} in {output}")
+        typer.echo(f"{done} image{'s' * (done != 1)}: {', '.join(PICTURES)} in {printable(output)}")
     if failures:
         for failure in failures:
             typer.echo(f"error: {failure}", err=True)

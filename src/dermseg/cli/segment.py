@@ -15,7 +15,7 @@ import typer
 
 from dermseg.cli.bundles import WHICH
 from dermseg.cli.progress import progress_bar
-from dermseg.errors import SHOWN, DermsegError, InputError
+from dermseg.errors import SHOWN, DermsegError, InputError, printable
 
 if TYPE_CHECKING:
     from dermseg.ensemble import Ensemble
@@ -287,7 +287,9 @@ def table(found: Mapping[Path, Sequence[Mapping[str, Any]]]) -> list[str]:
         names = [os.path.relpath(place, shared) for place in places]
     is_told = any(told["presence"] is not None for classes in found.values() for told in classes)
     head = ["area (presence)" if is_told else "area", *(plain(told["name"]) for told in next(iter(found.values())))]
-    return align([head, *([name, *map(cell, told)] for name, told in zip(names, found.values(), strict=True))])
+    return align(
+        [head, *([printable(name), *map(cell, told)] for name, told in zip(names, found.values(), strict=True))]
+    )
 
 
 def sentence(path: Path, error: DermsegError) -> str:
@@ -297,11 +299,6 @@ def sentence(path: Path, error: DermsegError) -> str:
         if message.startswith(f"{name} "):
             return shown + message.removeprefix(name)
     return f"{shown}: {message}"
-
-
-def printable(path: str | Path) -> str:
-    """A path for a terminal, which cannot show every name that a file may have."""
-    return str(path) if str(path).isprintable() else ascii(str(path))
 
 
 def names_in(text: str) -> list[str]:
