@@ -36,7 +36,7 @@ from dermseg.models import build
 from dermseg.training.augmentation import augment
 from dermseg.training.config import AugmentationConfig, Recipe
 from dermseg.training.datamodule import CachedData, TuneSet
-from dermseg.training.losses import weighted_sum
+from dermseg.training.losses import WeightedSum
 from dermseg.training.normalisation import NORMALISATIONS
 from dermseg.training.recipes import load_recipe
 
@@ -50,7 +50,7 @@ class Training:
         self.recipe = recipe
         self.network = build(recipe.model.name, classes=len(recipe.classes), **recipe.model.arguments)
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.loss = weighted_sum(recipe.loss)
+        self.loss = WeightedSum(recipe.loss)
         self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=recipe.optimizer.lr)
         self.mean, self.std = (torch.tensor(v).view(1, 3, 1, 1) for v in NORMALISATIONS[recipe.normalisation])
 

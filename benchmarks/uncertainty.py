@@ -25,12 +25,13 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from dermseg import foreign
-from dermseg.bundle import Bundle, Calibration
+from dermseg.bundle import Bundle
 from dermseg.data import catalog, splits, tables
 from dermseg.data.catalog import LESION
 from dermseg.errors import DermsegError
 from dermseg.evaluation import evaluate
 from dermseg.imaging import IMAGE_SUFFIXES, make_folder, open_image, read_mask
+from dermseg.manifest import Calibration
 from dermseg.metrics import JACCARD_THRESHOLD, Confusion, bootstrap_interval
 from dermseg.parallel import in_order
 from dermseg.predictors import Model

@@ -14,9 +14,10 @@ import pytest
 from onnx import helper
 
 from dermseg import bundle
-from dermseg.bundle import ONNX, WEIGHTS, Architecture, Bundle, Manifest, Normalisation, TrainingData
+from dermseg.bundle import Bundle
 from dermseg.errors import InputError
 from dermseg.imaging import encode_image
+from dermseg.manifest import ONNX, WEIGHTS, Architecture, Manifest, Normalisation, TrainingData
 from dermseg.report.pdf import find_browser
 from dermseg.synthetic import SyntheticImage, draw
 

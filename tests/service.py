@@ -23,8 +23,9 @@ import onnx
 from numpy.typing import NDArray
 
 from dermseg import bundle
-from dermseg.bundle import DROPOUT, ONNX, WEIGHTS, Bundle
+from dermseg.bundle import Bundle
 from dermseg.imaging import encode_image
+from dermseg.manifest import DROPOUT, ONNX, WEIGHTS
 
 START_SECONDS = 90  # with several of them on a slow machine
 STOP_SECONDS = 60

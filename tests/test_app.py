@@ -40,10 +40,11 @@ from dermseg.app.backend import Finding, Local, Remote
 from dermseg.app.launch import OPTIONS, Settings
 from dermseg.app.recent import Recent
 from dermseg.app.view import Card
-from dermseg.bundle import ONNX, WEIGHTS, Bundle
+from dermseg.bundle import Bundle
 from dermseg.cli.main import app as command
 from dermseg.errors import BundleError, ImageError, InputError, ServiceError
 from dermseg.imaging import encode_image, encode_mask
+from dermseg.manifest import ONNX, WEIGHTS
 from dermseg.metrics import Confusion
 from dermseg.presence import Curve, PresenceModel
 from dermseg.segmenter import Prediction

@@ -20,27 +20,13 @@ import torch
 from numpy.typing import NDArray
 
 from dermseg import synthetic
-from dermseg.bundle import (
-    CARD,
-    DROPOUT,
-    MANIFEST,
-    ONNX,
-    WEIGHTS,
-    Architecture,
-    Bundle,
-    Calibration,
-    Manifest,
-    Metric,
-    Score,
-    check_replaceable,
-    shipped_bundles,
-    write,
-)
+from dermseg.bundle import CARD, MANIFEST, Bundle, check_replaceable, shipped_bundles, write
 from dermseg.card import model_card
 from dermseg.errors import BundleError, BundleIntegrityError, DermsegError, InputError
 from dermseg.export import Parity, export, parity
 from dermseg.geometry import Geometry
 from dermseg.imaging import open_image
+from dermseg.manifest import DROPOUT, ONNX, WEIGHTS, Architecture, Calibration, Manifest, Metric, Score
 from dermseg.models import build
 
 FILES = {MANIFEST, ONNX, WEIGHTS, CARD}

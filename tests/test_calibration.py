@@ -14,12 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dermseg import Bundle, Segmenter, calibration, quality
-from dermseg.bundle import CARD, MANIFEST, WEIGHTS, Calibration, Manifest, Metric, Score
+from dermseg.bundle import CARD, MANIFEST
 from dermseg.calibration import Report, Seen, calibrate, fit_quality, fit_temperature, histogram, moved
 from dermseg.data import catalog
 from dermseg.data.catalog import Sample
 from dermseg.errors import BundleIntegrityError, DataError, InputError, MissingExtraError
 from dermseg.imaging import encode_image, encode_mask
+from dermseg.manifest import WEIGHTS, Calibration, Manifest, Metric, Score
 from tests.conftest import Cli
 from tests.service import two_classes
 

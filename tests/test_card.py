@@ -12,11 +12,13 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from dermseg import synthetic
-from dermseg.bundle import CARD, MANIFEST, Bundle, Metric, Score, write
+from dermseg.bundle import CARD, MANIFEST, Bundle, write
 from dermseg.calibration import calibrate
-from dermseg.card import model_card, parse_notes
+from dermseg.card import model_card
 from dermseg.data import catalog
 from dermseg.errors import BundleError, InputError
+from dermseg.manifest import Metric, Score
+from dermseg.notes import parse_notes
 
 SCORE = Score(data="d", split="test", protocol="p", images=1, metrics={"dice": Metric(mean=0.5, low=0.4, high=0.6)})
 NOTES = {"Subgroups": "Dark skin.", "Intended use": "### By whom\n\nBy researchers.", "Limits": "Ink.\n\n\n    code"}

@@ -16,7 +16,7 @@ from dermseg.export import to_onnx
 from dermseg.models import build
 from dermseg.models.blocks import Outputs
 from dermseg.models.ege_unet import AggregationBridge, ChannelNorm, EGEUNet, HadamardProduct
-from dermseg.training.losses import deep_supervised, weighted_sum
+from dermseg.training.losses import WeightedSum, deep_supervised
 from dermseg.training.recipes import load_recipe
 
 torch.set_num_threads(1)
@@ -129,7 +129,7 @@ def test_it_learns_a_drawn_lesion_in_a_few_steps(network: EGEUNet) -> None:
     image = torch.from_numpy(drawn.pixels).permute(2, 0, 1)[None].float() / 127.5 - 1
     truth = torch.from_numpy(drawn.mask)[None, None].float()
     recipe = load_recipe("ege-unet")
-    loss = deep_supervised(weighted_sum(recipe.loss), recipe.deep_supervision)
+    loss = deep_supervised(WeightedSum(recipe.loss), recipe.deep_supervision)
     optimizer = torch.optim.AdamW(network.parameters(), lr=0.01)
     for _ in range(40):
         optimizer.zero_grad()

@@ -11,10 +11,11 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from dermseg.bundle import ONNX, WEIGHTS, Bundle, write
+from dermseg.bundle import Bundle, write
 from dermseg.engine import Device, EngineName, open_engine
 from dermseg.errors import BundleError, InputError
 from dermseg.export import export
+from dermseg.manifest import ONNX, WEIGHTS
 
 
 def some_images(size: int, count: int = 2) -> NDArray[np.float32]:

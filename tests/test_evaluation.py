@@ -22,13 +22,14 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from dermseg import boundary, ranking, synthetic
-from dermseg.bundle import CARD, ONNX, WEIGHTS, Bundle, write
+from dermseg.bundle import CARD, Bundle, write
 from dermseg.data import catalog
 from dermseg.data.catalog import Sample
 from dermseg.errors import BrokenImageError, DermsegError, InputError
 from dermseg.evaluation import ALL, EvaluationResult, Failure, evaluate, operating_point
 from dermseg.geometry import Geometry
 from dermseg.imaging import open_image, read_mask
+from dermseg.manifest import ONNX, WEIGHTS
 from dermseg.metrics import TASK1_METRICS, Confusion, Interval, bootstrap_interval, soft_counts
 from dermseg.protocols import PROTOCOLS, ImageScore, ProtocolName, protocol_for, protocols_for
 from dermseg.segmenter import Prediction

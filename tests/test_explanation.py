@@ -24,11 +24,12 @@ from typer.testing import CliRunner, Result
 
 from dermseg import bundle as bundles
 from dermseg import explanation, synthetic
-from dermseg.bundle import WEIGHTS, Architecture, Bundle, shipped_bundles
+from dermseg.bundle import Bundle, shipped_bundles
 from dermseg.cli.main import app
 from dermseg.errors import InputError
 from dermseg.explanation import METHODS, Explainer, Explanation, Method, activation_map, default_layer, explain
 from dermseg.imaging import open_image
+from dermseg.manifest import WEIGHTS, Architecture
 from tests.contract.test_models import VARIANTS, image, trained
 
 torch.set_num_threads(1)

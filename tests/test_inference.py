@@ -19,7 +19,7 @@ import pytest
 from numpy.typing import NDArray
 
 from dermseg import Segmenter, bundle, synthetic
-from dermseg.bundle import ONNX, WEIGHTS, Bundle
+from dermseg.bundle import Bundle
 from dermseg.errors import (
     BrokenImageError,
     BundleError,
@@ -29,6 +29,7 @@ from dermseg.errors import (
     UnsupportedImageError,
 )
 from dermseg.imaging import encode_image
+from dermseg.manifest import ONNX, WEIGHTS
 from dermseg.parallel import cores
 from dermseg.segmenter import Prediction, Prepared
 from dermseg.serving.config import ServiceConfig

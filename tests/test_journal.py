@@ -74,7 +74,7 @@ def test_an_epochs_line_has_the_means_and_the_scores(folder: Path) -> None:
     for number, row in enumerate(history.epochs, start=1):
         batches = [batch for batch in history.batches if batch["epoch"] == number]
         assert row["train/loss"] == pytest.approx(sum(batch["loss"] for batch in batches) / BATCHES, rel=1e-5)
-        assert row["train/bce"] == pytest.approx(row["train/loss"] / 2, rel=1e-5)
+        assert row["train/loss_bce"] == pytest.approx(row["train/loss"] / 2, rel=1e-5)
         assert row["tune/jaccard"] == pytest.approx(0.5 + number / 100)
         assert row["tune/threshold"] == pytest.approx(number / 10)
         assert (row["step"], row["images"]) == (3 * number, 12 * number)

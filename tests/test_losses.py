@@ -24,6 +24,7 @@ from dermseg.models.blocks import Outputs
 from dermseg.training import losses
 from dermseg.training.losses import (
     LOSSES,
+    WeightedSum,
     bce_loss,
     boundary_loss,
     deep_supervised,
@@ -33,7 +34,6 @@ from dermseg.training.losses import (
     jaccard_loss,
     lovasz_loss,
     tversky_loss,
-    weighted_sum,
 )
 
 torch.set_num_threads(1)
@@ -614,14 +614,14 @@ def test_boundary_does_not_depend_on_the_size_of_the_picture() -> None:
 def test_a_pooled_batch_is_one_tall_image(name: str, shape: tuple[int, int, int, int], seed: int, soft: bool) -> None:
     logits, target = (torch.from_numpy(values) for values in drawn(shape, seed, soft))
     tall = [torch.cat(list(values), dim=1)[None] for values in (logits, target)]
-    pooled = weighted_sum({name: {"pooled": 1}})(logits, target).item()
+    pooled = WeightedSum({name: {"pooled": 1}})(logits, target).item()
     assert pooled == pytest.approx(LOSSES[name](*tall).item(), rel=2e-6)
-    assert weighted_sum({name: {"pooled": 0}})(logits, target).item() == LOSSES[name](logits, target).item()
+    assert WeightedSum({name: {"pooled": 0}})(logits, target).item() == LOSSES[name](logits, target).item()
 
 
 @pytest.mark.parametrize("name", POOLABLE)
 def test_a_class_that_the_batch_lacks_costs_its_false_positives(name: str) -> None:
-    loss = weighted_sum({name: {"pooled": 1}})
+    loss = WeightedSum({name: {"pooled": 1}})
     target = torch.cat([blob(), torch.zeros(2, 1, 16, 16)], dim=1)
     right = certain(target)
     assert loss(right, target).item() == pytest.approx(0, abs=1e-5)
@@ -654,10 +654,20 @@ def test_pooling_lets_a_rare_class_outweigh_its_empty_images() -> None:
 def test_a_weighted_sum_is_one() -> None:
     logits, target = (tensor(values) for values in drawn((2, 2, 9, 9), 1, soft=True))
     expected = 0.5 * bce_loss(logits, target) + 2 * jaccard_loss(logits, target)
-    assert weighted_sum({"bce": 0.5, "jaccard": 2})(logits, target).item() == pytest.approx(expected.item())
-    assert weighted_sum({"jaccard": 1})(logits, target).item() == jaccard_loss(logits, target).item()
-    assert weighted_sum({"jaccard": {}})(logits, target).item() == jaccard_loss(logits, target).item()
-    assert weighted_sum({"jaccard": 1, "bce": 0})(logits, target).item() == jaccard_loss(logits, target).item()
+    assert WeightedSum({"bce": 0.5, "jaccard": 2})(logits, target).item() == pytest.approx(expected.item())
+    assert WeightedSum({"jaccard": 1})(logits, target).item() == jaccard_loss(logits, target).item()
+    assert WeightedSum({"jaccard": {}})(logits, target).item() == jaccard_loss(logits, target).item()
+    assert WeightedSum({"jaccard": 1, "bce": 0})(logits, target).item() == jaccard_loss(logits, target).item()
+
+
+def test_the_terms_of_a_sum_are_its_weighed_losses_over_all_outputs() -> None:
+    logits, target = (tensor(values) for values in drawn((2, 2, 9, 9), 1, soft=True))
+    loss = WeightedSum({"jaccard": 2, "dice": 0, "bce": 0.5})
+    assert loss.names == ("jaccard", "bce")
+    terms = torch.stack([2 * jaccard_loss(logits, target), 0.5 * bce_loss(logits, target)])
+    assert loss.terms(logits, target).tolist() == pytest.approx(terms.tolist())
+    supervised = deep_supervised(loss.terms, [0.25])(Outputs(logits, (logits,)), target)
+    assert supervised.tolist() == pytest.approx((1.25 * terms).tolist())
 
 
 @given(weights=st.dictionaries(st.sampled_from(sorted(LOSSES)), st.floats(0.01, 100), min_size=1), seed=SEEDS)
@@ -665,13 +675,13 @@ def test_a_weighted_sum_is_one() -> None:
 def test_any_losses_can_be_summed(weights: dict[str, float], seed: int) -> None:
     logits, target = drawn((2, 2, 5, 5), seed, soft=False)
     expected = sum(weight * NUMPY[name](logits, target) for name, weight in weights.items())
-    loss = weighted_sum(weights)(torch.from_numpy(logits), torch.from_numpy(target))
+    loss = WeightedSum(weights)(torch.from_numpy(logits), torch.from_numpy(target))
     assert loss.item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_loss_takes_its_options_from_the_recipe() -> None:
     logits, target = (tensor(values) for values in drawn((2, 2, 9, 9), 2, soft=True))
-    loss = weighted_sum({"bce": 1.0, "focal_tversky": {"weight": 3, "alpha": 0.6, "beta": 0.4, "gamma": 0.5}})
+    loss = WeightedSum({"bce": 1.0, "focal_tversky": {"weight": 3, "alpha": 0.6, "beta": 0.4, "gamma": 0.5}})
     named = focal_tversky_loss(logits, target, alpha=0.6, beta=0.4, gamma=0.5)
     assert loss(logits, target).item() == pytest.approx((bce_loss(logits, target) + 3 * named).item())
 
@@ -695,13 +705,13 @@ OPTIONS = [
 def test_every_option_changes_its_loss(name: str, option: str, value: float) -> None:
     logits, target = (tensor(values) for values in drawn((3, 2, 9, 9), 11, soft=False))
     target[0] = 0
-    with_option = weighted_sum({name: {option: value}})(logits, target).item()
+    with_option = WeightedSum({name: {option: value}})(logits, target).item()
     assert with_option != pytest.approx(LOSSES[name](logits, target).item(), rel=1e-3)
 
 
 def test_an_unknown_loss_is_refused() -> None:
     with pytest.raises(RecipeError) as caught:
-        weighted_sum({"bce": 1, "dyce": 1})
+        WeightedSum({"bce": 1, "dyce": 1})
     assert (
         str(caught.value) == f"there is no loss 'dyce'; did you mean 'dice'? Choose from: {', '.join(sorted(LOSSES))}"
     )
@@ -712,12 +722,12 @@ def test_an_unknown_loss_is_refused() -> None:
 )
 def test_the_closest_loss_is_named(wrong: str, closest: str) -> None:
     with pytest.raises(RecipeError, match=f"did you mean '{closest}'"):
-        weighted_sum({wrong: 1})
+        WeightedSum({wrong: 1})
 
 
 def test_no_loss_at_all_is_refused() -> None:
     with pytest.raises(RecipeError) as caught:
-        weighted_sum({})
+        WeightedSum({})
     assert str(caught.value) == f"the recipe names no loss; choose from: {', '.join(sorted(LOSSES))}"
 
 
@@ -757,19 +767,19 @@ REFUSED: list[tuple[dict[str, float | Mapping[str, float]], str]] = [
 @pytest.mark.parametrize(("weights", "message"), REFUSED, ids=[message for _, message in REFUSED])
 def test_what_does_not_fit_is_refused(weights: dict[str, float | Mapping[str, float]], message: str) -> None:
     with pytest.raises(RecipeError) as caught:
-        weighted_sum(weights)
+        WeightedSum(weights)
     assert str(caught.value).startswith(message)
 
 
 def test_shapes_that_would_broadcast_are_refused() -> None:
     with pytest.raises(ValueError, match=r"logits of shape \(2, 5, 8, 8\) do not fit a target of \(2, 1, 8, 8\)"):
-        weighted_sum({"jaccard": 1})(torch.zeros(2, 5, 8, 8), torch.zeros(2, 1, 8, 8))
+        WeightedSum({"jaccard": 1})(torch.zeros(2, 5, 8, 8), torch.zeros(2, 1, 8, 8))
 
 
 def test_the_losses_of_the_shipped_recipe_need_not_load_monai() -> None:
     code = (
-        "import sys, torch; from dermseg.training.losses import weighted_sum\n"
-        "weighted_sum({'bce': 1, 'jaccard': 1})(torch.zeros(1, 1, 4, 4), torch.zeros(1, 1, 4, 4))\n"
+        "import sys, torch; from dermseg.training.losses import WeightedSum\n"
+        "WeightedSum({'bce': 1, 'jaccard': 1})(torch.zeros(1, 1, 4, 4), torch.zeros(1, 1, 4, 4))\n"
         "sys.exit('monai' in sys.modules or 'kornia' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -45,7 +45,7 @@ def history(epochs: int = 4) -> History:
                 "epoch": n,
                 "images": 3000 * n,
                 "train/loss": 1 / n,
-                "train/bce": 0.5 / n,
+                "train/loss_bce": 0.5 / n,
                 "tune/loss": 1.1 / n,
                 "tune/jaccard": jaccard[n - 1],
                 "tune/dice": jaccard[n - 1] + 0.1,

@@ -10,13 +10,14 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from dermseg.appearance import hair_mask, vignette_mask
-from dermseg.bundle import Bundle, Normalisation
+from dermseg.bundle import Bundle
 from dermseg.data import cache
 from dermseg.data.cache import PADDING
 from dermseg.data.catalog import Sample
 from dermseg.errors import InputError
 from dermseg.geometry import Geometry
 from dermseg.imaging import encode_image, encode_mask
+from dermseg.manifest import Normalisation
 from dermseg.processing import (
     STEPS,
     VIGNETTE_RIM,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from dermseg.bundle import MANIFEST, write
 from dermseg.errors import InputError
 from dermseg.geometry import Geometry
 from dermseg.imaging import open_image
-from dermseg.quality import FAMILIARITY, FEATURES, Logistic, QualityModel, Subspace, features_of, judge
+from dermseg.quality import FAMILIARITY, FEATURES, Logistic, Quality, QualityModel, Subspace
 from dermseg.segmenter import Prediction
 from dermseg.synthetic import SyntheticImage
 
@@ -77,8 +78,14 @@ def model(familiar: Subspace | None = None, **changes: Any) -> QualityModel:
     return QualityModel(**{**values, **changes})
 
 
+def judged(found: Prediction, by: QualityModel) -> Quality:
+    quality = replace(found, quality_model=by).quality
+    assert quality is not None
+    return quality
+
+
 def named(found: Prediction) -> dict[str, float]:
-    return dict(zip(FEATURES, features_of(found).tolist(), strict=True))
+    return dict(zip(FEATURES, found.features.tolist(), strict=True))
 
 
 def test_features_of_a_sharp_square() -> None:
@@ -123,7 +130,7 @@ def test_features_of_a_photograph() -> None:
 @pytest.mark.parametrize("level", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("size", [1, 2, 33])
 def test_features_are_finite_whatever_is_found(level: float, size: int) -> None:
-    values = features_of(prediction(np.full((size, size), level, np.float32)))
+    values = prediction(np.full((size, size), level, np.float32)).features
     assert values.shape == (len(FEATURES),)
     assert np.isfinite(values).all()
 
@@ -151,20 +158,20 @@ def test_places_in_a_subspace_by_hand() -> None:
 
 def test_verdicts() -> None:
     black, white = (np.full((SIDE, SIDE, 3), level, np.uint8) for level in (0, 255))
-    good = judge(model(), prediction(square(), black))
+    good = judged(prediction(square(), black), model())
     assert good.verdict == "accept"
     assert good.jaccard == pytest.approx(1 / (1 + math.exp(-1)))
     assert "95%" in good.reason
-    unsure = judge(model(), prediction(square(0.6, 0.02), black))
+    unsure = judged(prediction(square(0.6, 0.02), black), model())
     agreement = 256 * 0.6 / (256 + 768 * 0.02)
     assert unsure.jaccard == pytest.approx(1 / (1 + math.exp(1 - 2 * agreement)), abs=1e-5)
     assert unsure.verdict == "review"
-    bad = judge(model(), prediction(square(0.6, 0.45), black))
+    bad = judged(prediction(square(0.6, 0.45), black), model())
     assert (bad.verdict, bad.jaccard < 0.5) == ("reject", True)
     assert "probably wrong" in bad.reason
-    strange = judge(model(), prediction(square(), white))
+    strange = judged(prediction(square(), white), model())
     assert strange.reason.startswith("the photograph may be no dermoscopy: its score")
-    nothing = judge(model(), prediction(np.zeros((SIDE, SIDE), np.float32), white))
+    nothing = judged(prediction(np.zeros((SIDE, SIDE), np.float32), white), model())
     assert nothing.reason.startswith("no lesion found; the photograph may be no dermoscopy")
 
 
@@ -177,7 +184,7 @@ def test_what_is_not_finite_is_not_accepted() -> None:
 
 
 def test_an_empty_mask_is_rejected() -> None:
-    found = judge(model(), prediction(np.zeros((SIDE, SIDE), np.float32)))
+    found = judged(prediction(np.zeros((SIDE, SIDE), np.float32)), model())
     assert (found.verdict, found.jaccard, found.reason) == ("reject", 0.0, "no lesion found")
     assert json.dumps(found.to_dict())
 
@@ -217,9 +224,9 @@ def test_a_subspace_that_does_not_fit_is_refused() -> None:
 def test_an_embedding_is_asked_for() -> None:
     space = Subspace(mean=(0.0, 0.0), axes=((1.0, 0.0),), scales=(1.0,), residual=1.0)
     with pytest.raises(InputError, match="embedding"):
-        judge(model(space), prediction(square()))
+        judged(prediction(square()), model(space))
     known = prediction(square(), embedding=np.ones(2, np.float32))
-    assert judge(model(space), known).verdict == "accept"
+    assert judged(known, model(space)).verdict == "accept"
 
 
 def test_a_bundle_judges_its_predictions(dark_bundle: Bundle, example: SyntheticImage, tmp_path: Path) -> None:
@@ -230,7 +237,7 @@ def test_a_bundle_judges_its_predictions(dark_bundle: Bundle, example: Synthetic
     assert read.manifest.quality == model()
     assert "[0.0, 0.0" in (tmp_path / "judging" / MANIFEST).read_text(), "a list of numbers stands in one line"
     found = Segmenter(read, threads=1)(example.pixels)
-    assert found.quality == judge(model(), found)
+    assert found.quality == judged(found, model())
     assert Segmenter(dark_bundle, threads=1)(example.pixels).quality is None
 
 

@@ -70,13 +70,13 @@ def test_the_field_s_networks_are_shipped() -> None:
 @each_shipped
 def test_a_shipped_recipe_is_whole(name: str) -> None:
     from dermseg.models import build
-    from dermseg.training.losses import weighted_sum
+    from dermseg.training.losses import WeightedSum
 
     recipe = load_recipe(name)
     assert recipe.name == name
     assert recipe.description.endswith(".")
     assert set(recipe.data.sources or ()) <= set(SOURCES)
-    weighted_sum(recipe.loss)
+    WeightedSum(recipe.loss)
     reference = load_reference(name)
     assert bool(reference.figures) == bool(reference.protocol)
     with torch.device("meta"):

@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 from torch import nn
 
 from dermseg import synthetic
-from dermseg.bundle import DROPOUT, ONNX, WEIGHTS, Architecture, Bundle, write
+from dermseg.bundle import Bundle, write
 from dermseg.engine import CHUNK, Engine, dropout_masks, open_engine
 from dermseg.errors import BundleError, DermsegError, InputError, MissingExtraError
 from dermseg.export import export, parity
 from dermseg.geometry import Geometry
+from dermseg.manifest import DROPOUT, ONNX, WEIGHTS, Architecture
 from dermseg.models import build
 from dermseg.models.blocks import LateDropout
 

@@ -16,10 +16,11 @@ from dermseg import subgroups
 from dermseg.appearance import SKIN_TONES, skin_tone
 from dermseg.data.catalog import ATTRIBUTES, Sample, read
 from dermseg.evaluation import EvaluationResult
+from dermseg.facts import HAIR, facts_of
 from dermseg.imaging import encode_mask, open_image, read_mask
 from dermseg.metrics import bootstrap_interval
 from dermseg.protocols import ImageScore, Mask, protocol_for
-from dermseg.subgroups import CLOSE, FEWEST_GROUPS, Factor, Level, facts_of, remark
+from dermseg.subgroups import CLOSE, FEWEST_GROUPS, Factor, Level, remark
 from dermseg.synthetic import draw
 
 # --- facts ---------------------------------------------------------------------------------------
@@ -163,7 +164,7 @@ def test_facts_of_real_images(data_folder: Path) -> None:
         found = facts(truth, pixels, one)
         assert found["lesion_fraction"] == np.count_nonzero(truth) / truth.size
         assert found["diagnosis"] == one.metadata["diagnosis"]
-        assert found["hair_estimated"] in subgroups.HAIR
+        assert found["hair_estimated"] in HAIR
 
 
 # --- gaps ----------------------------------------------------------------------------------------

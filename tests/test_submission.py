@@ -22,13 +22,14 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from dermseg import synthetic
-from dermseg.bundle import ONNX, WEIGHTS, Bundle
+from dermseg.bundle import Bundle
 from dermseg.bundle import write as write_bundle
 from dermseg.cli.main import app
 from dermseg.data import catalog
 from dermseg.data.layouts import ATTRIBUTES, LESION
 from dermseg.errors import DataError, InputError
 from dermseg.evaluation import ALL, evaluate
+from dermseg.manifest import ONNX, WEIGHTS
 from dermseg.predictors import Model
 from dermseg.segmenter import Segmenter
 from dermseg.submission import find_images, write

@@ -143,7 +143,7 @@ def assert_kept(uri: str, run_id: str) -> None:
     assert metrics["tune/precision"] == [(1, pytest.approx(float("nan"), nan_ok=True))] * 1 + [
         (2, pytest.approx(float("nan"), nan_ok=True))
     ]
-    assert {"train/loss", "train/bce", "tune/loss", "tune/dice", "learning_rate", "seconds"} <= metrics.keys()
+    assert {"train/loss", "train/loss_bce", "tune/loss", "tune/dice", "learning_rate", "seconds"} <= metrics.keys()
     assert files == FILES
 
 

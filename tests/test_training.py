@@ -26,11 +26,12 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from transformers import MobileNetV2Config, MobileNetV2Model
 
 from dermseg import synthetic
-from dermseg.bundle import ONNX, WEIGHTS, Architecture, Bundle
+from dermseg.bundle import Bundle
 from dermseg.data import cache, catalog, splits
 from dermseg.data.catalog import CC0, CC_BY_NC
 from dermseg.errors import BundleError, DataError, InputError, RecipeError
 from dermseg.export import export
+from dermseg.manifest import ONNX, WEIGHTS, Architecture
 from dermseg.metrics import Confusion
 from dermseg.models import build
 from dermseg.models.unet import UNet
@@ -204,7 +205,8 @@ def test_each_epoch_has_a_row_and_a_line(run: Run) -> None:
     counts = {"epoch", "step", "images", "seconds", "images_per_second"}
     counts |= {"learning_rate", "learning_rate_encoder", "learning_rate_rest"}
     for row in rows:
-        assert row.keys() == {"train/loss", *counts, *columns}
+        assert row.keys() == {"train/loss", "train/loss_bce", "train/loss_jaccard", *counts, *columns}
+        assert row["train/loss"] == pytest.approx(row["train/loss_bce"] + row["train/loss_jaccard"], rel=1e-5)
         assert 0 < row["train/loss"] < 3
         # Each source counts the same, whatever its size.
         mean = (row["tune/jaccard_isic2018"] + row["tune/jaccard_plain"]) / 2
@@ -729,7 +731,9 @@ def test_a_teacher_has_its_share_and_is_named(small: Run, place: Place, tmp_path
     shutil.copytree(small.bundle.path, strict)
     manifest = json.loads((strict / "bundle.json").read_text()) | {"licence": CC_BY_NC}
     (strict / "bundle.json").write_text(json.dumps(manifest))
-    recipe = place.recipe(model=SMALL, epochs=1, distillation={"teachers": [str(strict), str(small.bundle.path)], "share": 0.9})
+    recipe = place.recipe(
+        model=SMALL, epochs=1, distillation={"teachers": [str(strict), str(small.bundle.path)], "share": 0.9}
+    )
     taught = place.train(tmp_path / "taught", recipe, report=lines.append, cache_folder=tmp_path / "cache")
     data, before = taught.manifest.training_data, small.bundle.manifest.training_data
     name = small.bundle.name

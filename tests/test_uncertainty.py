@@ -20,10 +20,11 @@ from scipy.ndimage import map_coordinates
 from scipy.stats import entropy as scipy_entropy
 
 from dermseg import figures
-from dermseg.bundle import ONNX, WEIGHTS, Bundle, write
+from dermseg.bundle import Bundle, write
 from dermseg.ensemble import Ensemble
 from dermseg.errors import BrokenImageError, InputError
 from dermseg.imaging import Source
+from dermseg.manifest import ONNX, WEIGHTS
 from dermseg.segmenter import Prediction, Segmenter
 from dermseg.uncertainty import TRANSFORMS, Mode, Transform, Uncertainty, augmented, dropout, mean
 from tests.hostile import orientation_block, saved

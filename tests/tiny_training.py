@@ -46,7 +46,7 @@ class TinyTraining(lightning.LightningModule):
             torch.manual_seed(self.trainer.fit_loop.total_batch_idx)  # so that a resumed run repeats it
             error: Tensor = (self.predict_probability(batch[0]) - batch[1].float() / 255).square().mean()
         loss = 2 * error
-        for name, value in (("loss", loss), ("bce", error)):
+        for name, value in (("loss", loss), ("loss_bce", error)):
             self.log(f"train/{name}", value, on_step=True, on_epoch=True)
         return loss
 

@@ -22,136 +22,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import ValidationError
 
-from dermseg.card import check_notes, model_card
+from dermseg.card import model_card
 from dermseg.errors import BundleError, BundleIntegrityError, InputError, extra
 from dermseg.imaging import write_bytes
-from dermseg.presence import PresenceModel
+from dermseg.manifest import DROPOUT, ONNX, WEIGHTS, Manifest, Score
+from dermseg.notes import check_notes
 from dermseg.processing import STEPS
-from dermseg.quality import QualityModel
 
 if TYPE_CHECKING:
     from torch import nn
 
-MANIFEST, ONNX, WEIGHTS, CARD = "bundle.json", "model.onnx", "model.safetensors", "MODEL_CARD.md"
-DROPOUT = "model_dropout.onnx"
+MANIFEST, CARD = "bundle.json", "MODEL_CARD.md"
 FILES = frozenset((MANIFEST, ONNX, DROPOUT, WEIGHTS, CARD))
 MAX_FILE_BYTES = 2**30
-
-
-_Positive = Annotated[float, Field(gt=0)]
-# It is part of files' names.
-ClassName = Annotated[str, Field(pattern=r"^\w([\w -]*\w)?$")]
-
-
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class Architecture(_Part):
-    """A name of ``dermseg.models.MODELS`` and the arguments that build it."""
-
-    name: str
-    arguments: dict[str, Any]
-    parameters: int
-
-
-class Normalisation(_Part):
-    """``(x / 255 - mean) / std`` for each channel; ``padding`` is the 8-bit value around the image."""
-
-    mean: tuple[float, float, float]
-    std: tuple[_Positive, _Positive, _Positive]
-    padding: int = Field(ge=0, le=255)
-
-
-class Calibration(_Part):
-    """Logits are divided by ``temperature`` before the sigmoid, those of a class in ``temperatures`` by its own.
-
-    ``split`` and ``images`` are what it was fitted on and of how many; None and 0 where that is not known.
-    """
-
-    temperature: float = Field(1.0, gt=0)
-    temperatures: dict[str, _Positive] = Field(default_factory=dict)
-    split: str | None = None
-    images: int = Field(0, ge=0)
-
-    def of(self, classes: Sequence[str]) -> NDArray[np.float32]:
-        """The temperature of each class, (K, 1, 1), to divide logits (K, S, S) by."""
-        each = [self.temperatures.get(name, self.temperature) for name in classes]
-        return np.array(each, np.float32)[:, None, None]
-
-
-class TrainingData(_Part):
-    """What the weights were fitted on; ``content_hash`` is the SHA-256 over all image and mask files of the run."""
-
-    sources: dict[str, int]
-    licences: dict[str, str]
-    split: str
-    initialisation: str
-    content_hash: str
-
-
-class Metric(_Part):
-    """A mean and the ends of its 95 % interval."""
-
-    mean: float
-    low: float
-    high: float
-
-
-class Score(_Part):
-    """How good the bundle was on one data set, and by which protocol."""
-
-    data: str
-    split: str
-    protocol: str
-    images: int
-    metrics: dict[str, Metric]
-
-
-class Manifest(_Part):
-    """The content of ``bundle.json``; ``notes`` are what people write for its card, title -> Markdown."""
-
-    format: Literal[1] = 1
-    name: str
-    description: str
-    architecture: Architecture
-    classes: tuple[ClassName, ...] = Field(min_length=1)
-    input_size: int = Field(ge=1)
-    normalisation: Normalisation
-    processing: tuple[str, ...] = ()
-    thresholds: dict[str, Annotated[float, Field(gt=0, lt=1)]]
-    calibration: Calibration = Calibration()
-    quality: QualityModel | None = None
-    presence: PresenceModel | None = None
-    training_data: TrainingData
-    licence: str
-    scores: tuple[Score, ...] = ()
-    notes: dict[str, str] = Field(default_factory=dict)
-    versions: dict[str, str]
-    hashes: dict[str, str] = Field(default_factory=dict)
-
-    @field_validator("hashes")
-    @classmethod
-    def _are_of_files(cls, hashes: dict[str, str]) -> dict[str, str]:
-        # They become paths: one with ".." in it would lead out of the bundle's folder.
-        if unknown := hashes.keys() - {ONNX, DROPOUT, WEIGHTS}:
-            raise ValueError(f"{min(unknown)!r} is no file of a bundle")
-        return hashes
-
-    @field_validator("notes")
-    @classmethod
-    def _check_notes(cls, notes: dict[str, str]) -> dict[str, str]:
-        try:
-            check_notes(notes)
-        except InputError as error:
-            raise ValueError(str(error)) from error
-        return notes
 
 
 @dataclass(frozen=True)
@@ -267,7 +154,7 @@ class Bundle:
 
         Raises:
             InputError: If the bundle is a zip, or a note would break the card's structure, see
-                ``dermseg.card.check_notes``.
+                ``dermseg.notes.check_notes``.
         """
         check_notes(notes)
         return self._record("notes", dict(notes))

@@ -15,15 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dermseg import foreign, presence, ranking
-from dermseg.bundle import Bundle, Calibration, check_replaceable, write
+from dermseg.bundle import Bundle, check_replaceable, write
 from dermseg.data.catalog import Sample
 from dermseg.errors import DataError, InputError, extra
 from dermseg.evaluation import read_truths
+from dermseg.manifest import Calibration
 from dermseg.metrics import JACCARD_THRESHOLD, Confusion
 from dermseg.parallel import Item, Result, in_order
 from dermseg.presence import PresenceModel
 from dermseg.protocols import Pair
-from dermseg.quality import FAMILIARITY, FEATURES, Logistic, QualityModel, Subspace, features_of
+from dermseg.quality import FAMILIARITY, FEATURES, Logistic, QualityModel, Subspace
 from dermseg.segmenter import Prediction, Segmenter
 
 Array = NDArray[np.float64]
@@ -538,7 +539,7 @@ def _ranked(pairs: Sequence[Pair]) -> Array:
 
 def _seen(predictions: Sequence[Prediction]) -> Seen:
     embeddings = [p.embedding for p in predictions if p.embedding is not None]
-    return Seen(np.stack([features_of(p) for p in predictions]), np.stack(embeddings) if embeddings else None)
+    return Seen(np.stack([p.features for p in predictions]), np.stack(embeddings) if embeddings else None)
 
 
 def _calibration_errors(classes: Sequence[str], ranks: Array) -> dict[str, float]:

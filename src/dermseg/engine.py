@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from dermseg.bundle import DROPOUT, ONNX, Bundle
+from dermseg.bundle import Bundle
 from dermseg.errors import BundleError, InputError, extra
+from dermseg.manifest import DROPOUT, ONNX
 
 if TYPE_CHECKING:
     from torch import nn

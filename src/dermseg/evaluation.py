@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dermseg import ranking, subgroups
-from dermseg.bundle import Metric, Score
+from dermseg import ranking
 from dermseg.data import tables
 from dermseg.data.catalog import Sample
 from dermseg.errors import (
@@ -28,7 +27,9 @@ from dermseg.errors import (
     PredictionValuesError,
     few,
 )
+from dermseg.facts import facts_of
 from dermseg.imaging import read_true_mask
+from dermseg.manifest import Metric, Score
 from dermseg.metrics import Interval, score
 from dermseg.parallel import attempt, in_order
 from dermseg.protocols import ImageScore, Mask, Masks, Pair, Protocol, ProtocolName, count_groups, protocol_for
@@ -445,7 +446,7 @@ def _look(
     """Facts and thumbnail; none of a photograph that cannot be shown, whose masks can be scored nonetheless."""
     try:
         return (
-            subgroups.facts_of(sample, prediction, truths) if facts else {},
+            facts_of(sample, prediction, truths) if facts else {},
             thumbnail(sample, prediction, truths) if thumbnail else b"",
         )
     except ImageError:

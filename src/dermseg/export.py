@@ -17,9 +17,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from dermseg.bundle import DROPOUT, ONNX, WEIGHTS, Bundle, Manifest, write
+from dermseg.bundle import Bundle, write
 from dermseg.engine import dropout_masks, open_engine
 from dermseg.errors import BundleError
+from dermseg.manifest import DROPOUT, ONNX, WEIGHTS, Manifest
 from dermseg.models.blocks import LateDropout
 
 OPSET = 18

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -18,9 +18,6 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from dermseg.appearance import vignette_mask
 from dermseg.errors import InputError
-
-if TYPE_CHECKING:
-    from dermseg.segmenter import Prediction
 
 Array = NDArray[np.float64]
 Verdict = Literal["accept", "review", "reject"]
@@ -227,56 +224,56 @@ class QualityModel(_Part):
         return Quality(0.0 if empty else estimate, foreign, verdict, reason)
 
 
-def judge(model: QualityModel, prediction: Prediction) -> Quality:
+def judge(
+    model: QualityModel,
+    pixels: NDArray[np.uint8],
+    probability: NDArray[np.float32],
+    threshold: float,
+    embedding: NDArray[np.float32] | None = None,
+) -> Quality:
     """Tell what a prediction is worth.
 
     Args:
-        model: Of the bundle that made the prediction.
-        prediction: The model was fitted on single ones, cut at the bundle's own threshold; its estimates are less sure
-            of the mean of several, and at another threshold.
+        model: Of the bundle that made the prediction; it was fitted on single ones, cut at the bundle's own threshold,
+            and is less sure of the mean of several, and at another threshold.
+        pixels: The photograph, as of `features_of`.
+        probability: Of the first class, as of `features_of`.
+        threshold: Of the first class.
+        embedding: What the network's encoder makes of the photograph, (D,).
 
     Raises:
-        InputError: The model needs an embedding, and the prediction has none.
+        InputError: The model needs an embedding, and there is none.
     """
-    if model.familiar is not None and prediction.embedding is None:
+    if model.familiar is not None and embedding is None:
         raise InputError(
-            f"the quality of {prediction.photograph.name} is estimated from the network's embedding, which it was "
-            "segmented without; calibrate the bundle again with dermseg calibrate"
+            "the quality of a mask is estimated from the network's embedding, which the image was segmented without; "
+            "calibrate the bundle again with dermseg calibrate"
         )
-    z = model.standardise(features_of(prediction), prediction.embedding)
-    return model.rate(z, empty=not _mask(prediction).any())
+    z = model.standardise(features_of(pixels, probability, threshold), embedding)
+    return model.rate(z, empty=not _mask(probability, threshold).any())
 
 
-def features_of(prediction: Prediction) -> Array:
+def features_of(pixels: NDArray[np.uint8], probability: NDArray[np.float32], threshold: float) -> Array:
     """The numbers that a prediction's worth is told from.
 
     Args:
-        prediction: Of which the first class counts; its photograph is looked at on a copy of at most ``SIDE`` pixels.
+        pixels: The photograph, RGB (H, W, 3), of any size; it is looked at on a copy of at most ``SIDE`` pixels.
+        probability: Of the first class, (h, w) in [0, 1], at the network's size without the padding: enough to tell.
+        threshold: Pixels with a higher probability belong to the mask.
 
     Returns:
         (F,), finite, in the order of ``FEATURES``; also of an empty mask.
     """
-    probability = _probability(prediction)
-    mask = _mask(prediction)
-    pixels = _small(prediction.pixels)
-    place = (pixels.shape[1], pixels.shape[0])
+    mask = _mask(probability, threshold)
+    small = _small(pixels)
+    place = (small.shape[1], small.shape[0])
     lesion = cv2.resize(mask.view(np.uint8), place, interpolation=cv2.INTER_NEAREST).astype(np.bool_)
-    values = (
-        *_of_probability(probability, mask, prediction.thresholds[0]),
-        *_of_mask(mask),
-        *_of_photograph(pixels, lesion),
-    )
+    values = (*_of_probability(probability, mask, threshold), *_of_mask(mask), *_of_photograph(small, lesion))
     return np.array(values, np.float64)
 
 
-def _probability(prediction: Prediction) -> NDArray[np.float32]:
-    probability: NDArray[np.float32] = prediction.probabilities[0][prediction.geometry.content]
-    return probability
-
-
-def _mask(prediction: Prediction) -> NDArray[np.bool_]:
-    """At the network's size, which is enough to tell and takes no time."""
-    return np.ascontiguousarray(_probability(prediction) > np.float32(prediction.thresholds[0]))
+def _mask(probability: NDArray[np.float32], threshold: float) -> NDArray[np.bool_]:
+    return np.ascontiguousarray(probability > np.float32(threshold))
 
 
 def _small(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -34,7 +34,7 @@ from dermseg.imaging import (
 from dermseg.measurement import Measurements, check_scale, measure
 from dermseg.parallel import attempt, in_order
 from dermseg.processing import DECODED_SIDE, decode, prepare
-from dermseg.quality import Quality, QualityModel, judge
+from dermseg.quality import Quality, QualityModel, features_of, judge
 from dermseg.uncertainty import TRANSFORMS, Samples, Uncertainty, augmented, dropout, mean, plain, sigmoid
 
 Output = Literal["mask", "overlay", "result", "probability", "uncertainty", "json"]
@@ -136,8 +136,19 @@ class Prediction:
         if self.quality_model is None:
             return None
         embedding = self.embed() if self.embed else self.embedding
-        thresholds = self.own_thresholds or self.thresholds
-        return judge(self.quality_model, replace(self, embedding=embedding, thresholds=thresholds))
+        threshold, *_ = self.own_thresholds or self.thresholds
+        return judge(self.quality_model, self.pixels, self._within, threshold, embedding)
+
+    @property
+    def features(self) -> NDArray[np.float64]:
+        """The numbers that ``quality`` is fitted on, (F,), in the order of ``dermseg.quality.FEATURES``."""
+        return features_of(self.pixels, self._within, self.thresholds[0])
+
+    @property
+    def _within(self) -> NDArray[np.float32]:
+        """The first class's probability at the network's size, without the padding."""
+        probability: NDArray[np.float32] = self.probabilities[0][self.geometry.content]
+        return probability
 
     @cached_property
     def measurements(self) -> Measurements | None:

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 from transformers import MobileNetV2Config, MobileNetV2Model
 
-from dermseg.bundle import Architecture, Bundle, Manifest
+from dermseg.bundle import Bundle
 from dermseg.engine import open_engine
 from dermseg.errors import RecipeError
 from dermseg.export import export, parity
+from dermseg.manifest import Architecture, Manifest
 from dermseg.models import MODELS, build
 from dermseg.models.blocks import Outputs, pad_to_multiple
 from dermseg.models.initialisation import INITIALISATIONS, initialise

@@ -124,7 +124,7 @@ def annotate(
     - `dermseg bundles show runs/unet/bundle`
     """
     from dermseg.bundle import CARD, Bundle
-    from dermseg.card import parse_notes
+    from dermseg.notes import parse_notes
 
     try:
         text = file.read_text(encoding="utf-8-sig")

@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 
 from dermseg.data import tables
 from dermseg.evaluation import ALL, EvaluationResult
+from dermseg.facts import SKIN_TONE
 from dermseg.imaging import open_image
 from dermseg.metrics import JACCARD_THRESHOLD, Interval
 from dermseg.protocols import ImageScore, Protocol, count_groups
 from dermseg.report import charts, curves
 from dermseg.report.charts import Chart, chart, rows_height
 from dermseg.report.page import Cell, Percent, Picture, Section, Table, data_uri, number, percent
-from dermseg.subgroups import LEAST_GROUPS, SKIN_TONE, Factor, remark
+from dermseg.subgroups import LEAST_GROUPS, Factor, remark
 from dermseg.wording import capital, count, plain
 
 MOST_ROWS = 1000  # of images on the page; the CSV has them all

@@ -8,11 +8,12 @@ import numpy as np
 
 from dermseg.data.catalog import ATTRIBUTES
 from dermseg.evaluation import ALL, EvaluationResult, Predictor
+from dermseg.facts import SKIN_TONE
 from dermseg.metrics import JACCARD_THRESHOLD
 from dermseg.protocols import count_groups
 from dermseg.report.page import Cell, Percent, number, percent
 from dermseg.report.scores import area_errors, copies, counts, words
-from dermseg.subgroups import SKIN_TONE, Factor, remark
+from dermseg.subgroups import Factor, remark
 from dermseg.wording import capital, count, noun, plain
 
 MOST_GAPS = 5  # of subgroups, one a factor

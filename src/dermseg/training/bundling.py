@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from torch import nn
 
 from dermseg._version import __version__
-from dermseg.bundle import Architecture, Bundle, Manifest, Normalisation, TrainingData
+from dermseg.bundle import Bundle
 from dermseg.data import catalog, splits
 from dermseg.data.cache import PADDING, CachedImages
 from dermseg.errors import RecipeError
 from dermseg.export import export
+from dermseg.manifest import Architecture, Manifest, Normalisation, TrainingData
 from dermseg.models import build, hub_id
 from dermseg.training.config import Recipe
 from dermseg.training.normalisation import NORMALISATIONS

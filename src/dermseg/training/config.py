@@ -9,8 +9,8 @@ from typing import Any, ClassVar, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationInfo, field_validator, model_validator
 
-from dermseg.bundle import ClassName
 from dermseg.errors import choose_from
+from dermseg.manifest import ClassName
 from dermseg.processing import STEPS
 
 

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from dermseg import synthetic
-from dermseg.bundle import Bundle, TrainingData
+from dermseg.bundle import Bundle
 from dermseg.errors import BundleError, InputError
+from dermseg.manifest import TrainingData
 from dermseg.training.bundling import bundle_of, network_of
 from dermseg.training.config import Recipe
 

@@ -131,7 +131,7 @@ class Journal(Callback):
                 "step": trainer.global_step,
                 "images": self._images,
             }
-            | {name if name == "loss" else f"loss_{name}": value for name, value in losses.items()}
+            | losses
             | self._rates
             | {"seconds": seconds, "images_per_second": images / max(seconds, 1e-9)}
         )

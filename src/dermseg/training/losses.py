@@ -240,40 +240,51 @@ LARGEST = {
 }
 
 
-def weighted_sum(weights: Mapping[str, float | Mapping[str, float]]) -> Loss:
+class WeightedSum:
     """The sum of named losses.
 
     Args:
         weights: Weight by name of ``LOSSES``, or its ``weight`` (1 if left out) and options of that loss.
 
+    Attributes:
+        names: Of the losses whose weight is not 0.
+
     Raises:
         RecipeError: If a name or an option does not exist, or a value does not fit.
 
     Example:
-        >>> loss = weighted_sum({"bce": 0.5, "tversky": {"weight": 2, "alpha": 0.6, "beta": 0.4}})
+        >>> loss = WeightedSum({"bce": 0.5, "tversky": {"weight": 2, "alpha": 0.6, "beta": 0.4}})
         >>> loss(torch.zeros(1, 1, 2, 2), torch.zeros(1, 1, 2, 2))  # 0.5 * 0.6931 + 2 * (1 - 1 / 1.8)
         tensor(1.2355)
     """
-    if not weights:
-        raise RecipeError(f"the recipe names no loss; choose from: {', '.join(sorted(LOSSES))}")
-    chosen = [_chosen(name, setting) for name, setting in weights.items()]
-    if not any(weight for weight, _ in chosen):
-        raise RecipeError(f"the weight of every loss is 0: {', '.join(weights)}; give at least one a weight above 0")
 
-    def loss(logits: Tensor, target: Tensor) -> Tensor:
+    def __init__(self, weights: Mapping[str, float | Mapping[str, float]]) -> None:
+        if not weights:
+            raise RecipeError(f"the recipe names no loss; choose from: {', '.join(sorted(LOSSES))}")
+        chosen = {name: _chosen(name, setting) for name, setting in weights.items()}
+        self._chosen = {name: (weight, loss) for name, (weight, loss) in chosen.items() if weight}
+        self.names = tuple(self._chosen)
+        if not self.names:
+            raise RecipeError(
+                f"the weight of every loss is 0: {', '.join(weights)}; give at least one a weight above 0"
+            )
+
+    def terms(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Each loss of (B, K, H, W) times its weight, (T,), in the order of ``names``."""
         if logits.shape != target.shape:
             raise ValueError(f"logits of shape {tuple(logits.shape)} do not fit a target of {tuple(target.shape)}")
-        terms = [weight * named(logits, target) for weight, named in chosen if weight]
-        return sum(terms[1:], start=terms[0])
+        return torch.stack([weight * loss(logits, target) for weight, loss in self._chosen.values()])
 
-    return loss
+    def __call__(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Their sum."""
+        return self.terms(logits, target).sum()
 
 
 def deep_supervised(loss: Loss, weights: Sequence[float]) -> Callable[[Outputs | Tensor, Tensor], Tensor]:
     """The loss of a network's logits and, weighed, of its auxiliary outputs.
 
     Args:
-        loss: Of one output.
+        loss: Of one output: one number, or several (T,).
         weights: One for each auxiliary output, in their order; none for a network without. An output of another size
             than the target is resized to it.
 

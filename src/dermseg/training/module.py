@@ -16,7 +16,7 @@ from dermseg.models.blocks import Outputs
 from dermseg.training.augmentation import augment
 from dermseg.training.config import Recipe
 from dermseg.training.datamodule import Batch
-from dermseg.training.losses import deep_supervised, weighted_sum
+from dermseg.training.losses import WeightedSum, deep_supervised
 from dermseg.training.normalisation import NORMALISATIONS
 from dermseg.training.optimization import make_optimizer, make_schedules
 from dermseg.training.scoring import TuneScorer
@@ -49,8 +49,8 @@ class SegmentationTraining(lightning.LightningModule):
             self.model.compile()
         self.learning_rate = recipe.optimizer.lr
         self.thresholds = dict.fromkeys(recipe.classes, 0.5)
-        self._loss_of_logits = weighted_sum(recipe.loss)
-        self._loss = deep_supervised(self._loss_of_logits, recipe.deep_supervision)
+        self._loss = WeightedSum(recipe.loss)
+        self._terms_of_outputs = deep_supervised(self._loss.terms, recipe.deep_supervision)
         self._scorer = TuneScorer(recipe.classes, sources, recipe.monitor)
         self.train()  # Lightning keeps the modes it finds, and pretrained parts come in that of evaluation
 
@@ -71,13 +71,17 @@ class SegmentationTraining(lightning.LightningModule):
         if side and side < self.recipe.input_size and self.current_epoch < self.recipe.early_epochs:
             pixels, truth = (_resized(values, side) for values in (pixels, truth))
         image, mask = augment(pixels, truth, self.recipe.augmentation, padding=PADDING / 255)
-        loss = self._loss(self._outputs(image), mask)
+        terms = self._terms_of_outputs(self._outputs(image), mask)
+        loss = terms.sum()
         if not bool(torch.isfinite(loss)):
             raise RecipeError(
                 f"the training diverged: the loss is not a number in epoch {self.current_epoch + 1}, "
                 f"batch {batch_index + 1}; lower optimizer.lr, or set precision to 32-true"
             )
         self.log("train/loss", loss, prog_bar=True, on_step=True, on_epoch=True, batch_size=len(image))
+        if len(terms) > 1:
+            named = {f"train/loss_{name}": term for name, term in zip(self._loss.names, terms.detach(), strict=True)}
+            self.log_dict(named, on_step=True, on_epoch=True, batch_size=len(image))
         return loss
 
     def validation_step(self, batch: Batch) -> None:
@@ -87,7 +91,7 @@ class SegmentationTraining(lightning.LightningModule):
         assert isinstance(logits, Tensor)
         if not bool(torch.isfinite(logits).all()):
             raise RecipeError("the training diverged: the network gives NaN; lower optimizer.lr")
-        loss = self._loss_of_logits(logits, mask.float() / 255)
+        loss = self._loss(logits, mask.float() / 255)
         self.log("tune/loss", loss, on_step=False, on_epoch=True, batch_size=len(image), sync_dist=True)
         self._scorer.update(logits.float().sigmoid(), mask > 127, source)
 

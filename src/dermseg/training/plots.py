@@ -232,7 +232,7 @@ def _place(name: str, classes: Sequence[str]) -> tuple[str, str]:
     """The panel a metric belongs in, and its name there."""
     side, _, score = name.partition("/")
     if side == "train" or score == "loss":
-        return (UNBOUNDED[0], side) if score == "loss" else (UNBOUNDED[1], score)
+        return (UNBOUNDED[0], side) if score == "loss" else (UNBOUNDED[1], score.removeprefix("loss_"))
     for base, title in TITLES.items():
         if score == base:
             return title, ""

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
-from dermseg.bundle import Bundle, TrainingData
+from dermseg.bundle import Bundle
 from dermseg.data import cache, catalog, quarantine, splits
 from dermseg.data.cache import CachedImages
 from dermseg.data.catalog import Sample
 from dermseg.errors import DataError
+from dermseg.manifest import TrainingData
 from dermseg.training.bundling import initialisation_of
 from dermseg.training.config import Recipe
 from dermseg.training.datamodule import TuneSet
