@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from dermseg import synthetic
 from dermseg.bundle import CARD, MANIFEST, Bundle, check_replaceable, shipped_bundles, write
 from dermseg.card import model_card
+from dermseg.data import splits
 from dermseg.errors import BundleError, BundleIntegrityError, DermsegError, InputError
 from dermseg.export import Parity, export, parity
 from dermseg.geometry import Geometry
@@ -417,6 +418,12 @@ def test_a_manifest_survives_its_json(dark_bundle: Bundle) -> None:
 
 def test_something_is_shipped_and_the_default_is_among_it() -> None:
     assert Bundle.load().name in [bundle.name for bundle in SHIPPED]
+
+
+@pytest.mark.parametrize("bundle", SHIPPED, ids=lambda bundle: bundle.name)
+def test_a_shipped_bundle_knows_the_table_it_was_trained_by(bundle: Bundle) -> None:
+    table = splits.table_for(bundle.manifest.classes)
+    assert bundle.manifest.training_data.splits_hash == splits.fingerprint(table)
 
 
 def test_all_shipped_bundles_fit_the_wheel() -> None:

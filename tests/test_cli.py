@@ -26,9 +26,10 @@ from dermseg.bundle import CARD, Bundle, shipped_bundles, write
 from dermseg.card import model_card
 from dermseg.cli.main import COMMANDS, GROUPS, app
 from dermseg.cli.segment import plan, table
-from dermseg.data import catalog
+from dermseg.data import catalog, splits
 from dermseg.errors import SHOWN, InputError
 from dermseg.imaging import read_mask
+from dermseg.manifest import ONNX, WEIGHTS
 from dermseg.metrics import Confusion
 from dermseg.models import build
 from dermseg.presence import Curve, PresenceModel
@@ -407,12 +408,44 @@ def test_evaluate_refuses_what_it_could_not_finish(cli: Cli, tmp_path: Path, dar
         (["--output", "taken"], "taken cannot be made a folder (File exists); give another path"),
         (
             ["--record", "--threshold", "0.4"],
-            "--record keeps the scores of the bundle as it is; it goes with neither --threshold nor --splits",
+            "--record keeps the scores of the bundle as it is; it goes without --threshold",
+        ),
+        (
+            ["--record", "--splits", "own.csv"],
+            "--record does not go with --splits: the bundle does not tell which table it was trained by",
         ),
     ):
         result = cli("evaluate", "--data", "data", "--split", "all", "--bundle", zipped, *options)
         assert (result.returncode, result.stdout, result.stderr) == (1, "", f"error: {message}\n")
     assert not (tmp_path / "evaluation").exists()
+
+
+def test_a_bundle_is_scored_by_the_table_it_was_trained_by(cli: Cli, tmp_path: Path, dark_bundle: Bundle) -> None:
+    synthetic.write_dataset(tmp_path / "data", 4, size=(64, 96))
+    rows = [f"synthetic_{number:05d},group{number},{'test' if number % 2 else 'train'}" for number in range(4)]
+    (tmp_path / "own.csv").write_text("\n".join(["id,group,split", *rows]) + "\n")
+    own = splits.fingerprint(splits.read(tmp_path / "own.csv"))
+    changes = {"sources": {"plain": 2}, "licences": {"plain": "not stated"}, "splits_hash": own}
+    data = dark_bundle.manifest.training_data.model_copy(update=changes)
+    manifest = dark_bundle.manifest.model_copy(update={"training_data": data})
+    write(tmp_path / "dark", manifest, {name: dark_bundle.read(name) for name in (ONNX, WEIGHTS)})
+    arguments = ("evaluate", "--bundle", "dark", "--data", "data", "--no-report")
+    told = "note: dark was trained by another table of splits than this one: it may have seen images of test; "
+    rows = [row.replace("group", "g") for row in rows]
+    (tmp_path / "other.csv").write_text("\n".join(["id,group,split", *rows]) + "\n")
+    assert told in cli(*arguments, "--split", "test", "--splits", "other.csv").stderr
+    for options in (("--split", "test", "--splits", "own.csv"), ("--split", "all", "--splits", "other.csv")):
+        result = cli(*arguments, *options)
+        assert (result.returncode, "note:" in result.stderr) == (0, False)
+    refused = cli(*arguments, "--split", "test", "--splits", "other.csv", "--record")
+    assert (refused.returncode, refused.stderr) == (
+        1,
+        "error: --record keeps scores of images that a bundle was not trained on; dark was trained by another table of "
+        "splits than other.csv: give its own with --splits\n",
+    )
+    assert Bundle.load(tmp_path / "dark").manifest.scores == ()
+    assert cli(*arguments, "--split", "test", "--splits", "own.csv", "--record").returncode == 0
+    assert [score.images for score in Bundle.load(tmp_path / "dark").manifest.scores] == [2]
 
 
 def test_bundles_lists_what_is_shipped(cli: Cli) -> None:

@@ -940,6 +940,6 @@ def test_views_and_an_ensemble_from_the_command_line(
 
 
 def test_scores_name_how_predictions_were_made() -> None:
-    opened = Subject.of_bundles("lesion").open(Chosen([], [], []), Device.auto, None, tta=True)
+    opened = Subject.of_bundles("lesion").open(Chosen([], [], [], "test", ""), Device.auto, None, tta=True)
     assert opened.name == "lesion (tta)"
-    assert Subject.of_bundles("lesion").open(Chosen([], [], []), Device.auto, 0.4).name == "lesion"
+    assert Subject.of_bundles("lesion").open(Chosen([], [], [], "test", ""), Device.auto, 0.4).name == "lesion"

@@ -194,6 +194,7 @@ def test_the_data_are_recorded(run: Run, place: Place) -> None:
         "split": "train",
         "initialisation": "the pretrained weights weights",
         "content_hash": hashlib.sha256(content.encode()).hexdigest(),
+        "splits_hash": splits.fingerprint(table),
     }
 
 
@@ -343,6 +344,20 @@ def test_weights_keep_the_licence_of_the_bundle_they_began_with(run: Run, place:
         "weights it began with": "as its training data: CC-BY-NC-4.0, not stated",
     }
     assert licence_of_weights(licences.values()) == "as its training data: CC-BY-NC-4.0, not stated"
+
+
+def test_a_start_trained_by_another_table_of_splits_is_told(small: Run, place: Place, tmp_path: Path) -> None:
+    rows = (place.folder / "splits.csv").read_text().splitlines()
+    (tmp_path / "same.csv").write_text("\n".join([rows[0], *reversed(rows[1:])]))
+    sides = {"train": "tune", "tune": "train"}
+    exchanged = [",".join((*row.split(",")[:2], sides[row.split(",")[2]])) for row in rows[1:]]
+    (tmp_path / "other.csv").write_text("\n".join([rows[0], *exchanged]))
+    remark = "tiny was trained by another table of splits: it may have seen images of tune and test"
+    for name, told in (("same", []), ("other", [remark])):
+        lines: list[str] = []
+        recipe = place.recipe(model=SMALL, start=str(small.bundle.path), data={"splits": tmp_path / f"{name}.csv"})
+        prepare(recipe, place.data, cache_folder=place.cache, report=lines.append)
+        assert lines == told
 
 
 def test_a_bundle_of_another_network_is_no_start(run: Run, place: Place, tmp_path: Path) -> None:

@@ -60,13 +60,18 @@ class Calibration(_Part):
 
 
 class TrainingData(_Part):
-    """What the weights were fitted on; ``content_hash`` is the SHA-256 over all image and mask files of the run."""
+    """What the weights were fitted on.
+
+    ``content_hash`` is the SHA-256 over all image and mask files of the run; ``splits_hash`` that of the table of
+    splits (``dermseg.data.splits.fingerprint``), None where it is not known.
+    """
 
     sources: dict[str, int]
     licences: dict[str, str]
     split: str
     initialisation: str
     content_hash: str
+    splits_hash: str | None = None
 
 
 class Metric(_Part):

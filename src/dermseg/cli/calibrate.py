@@ -60,6 +60,7 @@ def calibrate(
             f"which no parameter is fitted ({few([sample.id for sample in reported])}); give tune, or a table of your "
             "own with --splits"
         )
+    chosen.remark_on(given)
     with progress_bars() as update:
         if quality is None:
             quality = len(given.manifest.classes) == 1

@@ -109,7 +109,13 @@ def evaluate(
 
     chosen = choose(data, source, split, splits, quarantine, subject.classes, beside=predictions is not None)
     if record:
-        subject.bundles[0].check_writable()
+        scored, *_ = subject.bundles
+        scored.check_writable()
+        if chosen.may_have_been_trained_on_by(scored):
+            raise InputError(
+                f"--record keeps scores of images that a bundle was not trained on; {scored.name} was trained "
+                f"by another table of splits than {splits or 'the shipped one'}: give its own with --splits"
+            )
     predictor = subject.open(chosen, device, threshold, tta=tta, mc_dropout=mc_dropout, seed=seed)
     printed = protocols_of(protocol, predictor)
     output_folder(output, data, predictions)
@@ -166,10 +172,10 @@ def _check(
         raise InputError("masks are no network's samples; --tta and --mc-dropout go with bundles alone")
     if record and len(subject.bundles) != 1:
         raise InputError("--record keeps the scores of one bundle; it goes with neither --predictions nor --ensemble")
-    if record and (threshold is not None or splits is not None):
-        raise InputError(
-            "--record keeps the scores of the bundle as it is; it goes with neither --threshold nor --splits"
-        )
+    if record and threshold is not None:
+        raise InputError("--record keeps the scores of the bundle as it is; it goes without --threshold")
+    if record and splits is not None and subject.bundles[0].manifest.training_data.splits_hash is None:
+        raise InputError("--record does not go with --splits: the bundle does not tell which table it was trained by")
     if record and sampled:
         raise InputError("--record keeps the scores of single predictions; it goes with neither --tta nor --mc-dropout")
     if threshold is not None and protocol in (ProtocolChoice.soft, ProtocolChoice.ranking):

@@ -58,11 +58,30 @@ class Chosen:
         samples: Of the split, with a mask of each class.
         everything: All images of the data, whatever their split.
         tune: Those of the split `tune`, with a mask of each class.
+        split: Its name.
+        table: The fingerprint of the table of splits.
     """
 
     samples: Sequence[Sample]
     everything: Sequence[Sample]
     tune: Sequence[Sample]
+    split: str
+    table: str
+
+    def may_have_been_trained_on_by(self, bundle: Bundle) -> bool:
+        """Whether the bundle saw some of these data sets in training, and by another table of splits."""
+        data = bundle.manifest.training_data
+        shared = data.sources.keys() & {sample.source for sample in self.samples}
+        return bool(shared) and self.split in ("tune", "test") and data.splits_hash not in (None, self.table)
+
+    def remark_on(self, bundle: Bundle) -> None:
+        """Say so if the bundle may have been trained on images that it is not meant to have seen."""
+        if self.may_have_been_trained_on_by(bundle):
+            typer.echo(
+                f"note: {bundle.name} was trained by another table of splits than this one: it may have seen images of "
+                f"{self.split}; give its own table with --splits",
+                err=True,
+            )
 
 
 def choose(
@@ -97,7 +116,7 @@ def choose(
             f"{data} has no image with masks of {', '.join(classes)} in the split {split!r}"
             + "; --split all takes all there are" * (split != "all")
         )
-    return Chosen(chosen, everything, tables.select(samples, "tune", table))
+    return Chosen(chosen, everything, tables.select(samples, "tune", table), split, tables.fingerprint(table))
 
 
 def protocols_of(choice: ProtocolChoice, predictor: Predictor) -> tuple[ProtocolName, ...]:
@@ -201,6 +220,8 @@ class Subject:
             if threshold is not None:
                 raise InputError("masks have no threshold; give --threshold with bundles alone")
             return MaskFolder(self.folder, chosen.samples, self.classes, chosen.everything)
+        for bundle in self.bundles:
+            chosen.remark_on(bundle)
         segmenters = [
             Segmenter(
                 bundle,

@@ -56,6 +56,12 @@ def read(path: Path = DEFAULT) -> dict[str, Split]:
     return table
 
 
+def fingerprint(table: Mapping[str, Split]) -> str:
+    """The SHA-256 of a table, the same for any order of its rows."""
+    rows = "".join(f"{name},{side}\n" for name, side in sorted(table.items()))
+    return hashlib.sha256(rows.encode()).hexdigest()
+
+
 def default_for(classes: Iterable[str]) -> Path:
     """The shipped table for a network of these classes."""
     return ATTRIBUTE_TABLE if set(classes) <= set(ATTRIBUTES) else DEFAULT

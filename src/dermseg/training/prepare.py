@@ -16,6 +16,7 @@ from dermseg.bundle import Bundle
 from dermseg.data import cache, catalog, quarantine, splits
 from dermseg.data.cache import CachedImages
 from dermseg.data.catalog import Sample
+from dermseg.data.splits import Split
 from dermseg.errors import DataError
 from dermseg.manifest import TrainingData
 from dermseg.training.bundling import initialisation_of
@@ -90,6 +91,13 @@ def prepare(
             folder=cache_folder,
             progress=progress and partial(progress, "teachers look"),
         )
+    table_hash = splits.fingerprint(table_of(recipe))
+    known = {None, table_hash}
+    if recipe.data.splits is None:
+        known.add(splits.fingerprint(splits.read()))  # an attributes network may begin with a lesion network
+    for bundle in (*([] if recipe.start is None else [Bundle.load(recipe.start)]), *teachers):
+        if report and bundle.manifest.training_data.splits_hash not in known:
+            report(f"{bundle.name} was trained by another table of splits: it may have seen images of tune and test")
     sources = tuple(sorted({sample.source for sample in tune}))
     weights = {} if recipe.start is None else {"weights it began with": Bundle.load(recipe.start).manifest.licence}
     # Numbered, for two may bear one name and have different licences.
@@ -104,6 +112,7 @@ def prepare(
             split="train",
             initialisation=initialisation_of(recipe),
             content_hash=hashlib.sha256((train_images.content_hash + tune_images.content_hash).encode()).hexdigest(),
+            splits_hash=table_hash,
         ),
     )
 
@@ -127,7 +136,7 @@ def sides(
         ) from error
     lists = [recipe.data.quarantine] if recipe.data.quarantine else quarantine.find(Path(data))
     samples = catalog.with_masks(quarantine.keep(samples, lists, report), recipe.classes)
-    table = splits.read(recipe.data.splits or splits.default_for(recipe.classes))
+    table = table_of(recipe)
     train, tune = (splits.select(samples, side, table) for side in ("train", "tune"))
     # An image that several data sets share is scored once, by the first one's mask.
     tune = list({sample.id: sample for sample in reversed(tune)}.values())[::-1]
@@ -138,6 +147,11 @@ def sides(
                 "training needs some"
             )
     return train, tune
+
+
+def table_of(recipe: Recipe) -> dict[str, Split]:
+    """The table of splits a recipe goes by."""
+    return splits.read(recipe.data.splits or splits.default_for(recipe.classes))
 
 
 def now_and_then(report: Callable[[str], None], seconds: float = 10) -> Progress:

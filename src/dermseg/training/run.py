@@ -379,7 +379,8 @@ def _check_same(folder: Path, recipe: Recipe, data: RunData) -> None:
                 f"{name} is {now.get(name)}, but the run in {folder} was begun with {before.get(name)}; "
                 "resume with the same settings"
             )
-    if json.loads(_read(folder / MANIFEST)).get("data") != data.description.model_dump(mode="json"):
+    begun, found = json.loads(_read(folder / MANIFEST)).get("data"), data.description.model_dump(mode="json")
+    if not isinstance(begun, dict) or found | begun != found:  # an older version may have noted less
         raise DataError(f"the data differ from those of the run in {folder} ({MANIFEST}); resume with the same")
 
 
