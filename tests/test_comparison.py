@@ -576,6 +576,9 @@ def test_the_command_writes_a_page(cli: Cli, drawn: Path, tmp_path: Path) -> Non
     assert "B is worse than A: jaccard -0." in done.stdout
     names = {path.name for path in (tmp_path / "comparison").iterdir()}
     assert names >= {"compare.html", "comparison.json", "differences.csv"}
+    again = cli("compare", drawn / "moved", drawn / "exact", "--data", drawn / "data", "--split", "all", "--no-report")
+    assert f"note: {Path('comparison/compare.html')} is of an earlier scoring\n" in again.stderr
+    assert (tmp_path / "comparison" / "compare.html").exists()
 
 
 def test_the_command_compares_a_bundle_with_masks(drawn: Path, dark_bundle: Bundle, tmp_path: Path) -> None:
@@ -587,6 +590,15 @@ def test_the_command_compares_a_bundle_with_masks(drawn: Path, dark_bundle: Bund
     document = json.loads((tmp_path / "comparison.json").read_text())
     assert list(document["protocols"]) == ["official", "boundary"]
     assert {path.name for path in tmp_path.iterdir()} == {"comparison.json", "differences.csv"}
+    # Before the scoring, and so before anything is written.
+    refused = run(
+        "compare", dark_bundle.path, drawn / "exact", *options[:4], "--protocol", "pooled", "-o", tmp_path / "new"
+    )
+    assert (refused.exit_code, refused.output) == (
+        1,
+        "error: A and B have no protocol in common that compares at one size; take the protocol official\n",
+    )
+    assert not (tmp_path / "new").exists()
 
 
 def test_the_command_says_what_it_left_out(drawn: Path, tmp_path: Path) -> None:

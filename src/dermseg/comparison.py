@@ -361,17 +361,29 @@ def compare(one: EvaluationResult, other: EvaluationResult) -> Comparison:
         failure = (*one.failures, *other.failures)[0]
         raise InputError(f"no image has a score of both A and B; {failure.id}: {failure.reason}")
     _check_truths(one, other, pairs)
-    named = {protocol.name: protocol for protocol in other.protocols}
-    both = [protocol for protocol in one.protocols if protocol.name in named]
+    alike, unlike = in_common(one.protocols, other.protocols)
+    return Comparison(
+        replace(one, images=tuple(pair[0] for pair in pairs), protocols=alike),
+        replace(other, images=tuple(pair[1] for pair in pairs), protocols=alike),
+        unlike,
+    )
+
+
+def in_common(
+    one: Iterable[Protocol], other: Iterable[Protocol]
+) -> tuple[tuple[Protocol, ...], tuple[ProtocolName, ...]]:
+    """The protocols of A and B that compare at one size, and the names of those that do not.
+
+    Raises:
+        InputError: There is none of the former.
+    """
+    named = {protocol.name: protocol for protocol in other}
+    both = [protocol for protocol in one if protocol.name in named]
     # The description holds all that a protocol depends on, the size of the pixels' grid among it.
     alike = tuple(protocol for protocol in both if protocol.description == named[protocol.name].description)
     if not alike:
         raise InputError("A and B have no protocol in common that compares at one size; take the protocol official")
-    return Comparison(
-        replace(one, images=tuple(pair[0] for pair in pairs), protocols=alike),
-        replace(other, images=tuple(pair[1] for pair in pairs), protocols=alike),
-        tuple(protocol.name for protocol in both if protocol not in alike),
-    )
+    return alike, tuple(protocol.name for protocol in both if protocol not in alike)
 
 
 def signed_rank(differences: NDArray[np.float64], groups: Sequence[str]) -> SignedRank:

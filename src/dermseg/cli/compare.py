@@ -20,6 +20,7 @@ from dermseg.cli.scoring import (
     choose,
     output_folder,
     protocols_of,
+    tell_of_earlier_pages,
 )
 from dermseg.cli.segment import Device, McDropout, Seed, Tta
 from dermseg.errors import InputError, extra
@@ -69,6 +70,7 @@ def compare(
             from dermseg.report import comparison as page
     from dermseg.cli.progress import progress_bar
     from dermseg.imaging import write_bytes
+    from dermseg.protocols import protocol_for
 
     subjects = {name: Subject.of_either(given) for name, given in (("A", one), ("B", other))}
     sampled = [subject for name, subject in subjects.items() if not (plain_a and name == "A")]
@@ -85,6 +87,10 @@ def compare(
     )
     second = subjects["B"].open(chosen, device, threshold_b, tta=tta, mc_dropout=mc_dropout, seed=seed)
     protocols = [name for name in protocols_of(protocol, first) if name in protocols_of(protocol, second)]
+    # What would be refused after the scoring is refused before it.
+    comparison.in_common(
+        *([protocol_for(name, side.classes, side.input_size) for name in protocols] for side in (first, second))
+    )
     output_folder(output, data, *(subject.folder for subject in subjects.values() if not subject.bundles))
     results = []
     for side, predictor, given in (("A", first, one), ("B", second, other)):
@@ -107,6 +113,7 @@ def compare(
     else:
         for name, content in found.files().items():
             write_bytes(output / name, content)
+        tell_of_earlier_pages(output)
     typer.echo(f"per image: {output / comparison.TABLE}; everything: {output / comparison.DOCUMENT}", err=True)
     if found.left_out:
         raise typer.Exit(1)

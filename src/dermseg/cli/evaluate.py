@@ -21,6 +21,7 @@ from dermseg.cli.scoring import (
     choose,
     output_folder,
     protocols_of,
+    tell_of_earlier_pages,
 )
 from dermseg.cli.segment import Device, McDropout, Seed, Tta, names_in
 from dermseg.errors import DataError, InputError, extra
@@ -148,6 +149,7 @@ def evaluate(
     else:
         result.write_csv(table)
         write_bytes(document, result.to_json().encode())
+        tell_of_earlier_pages(output)
     typer.echo(f"per image: {table}; everything: {document}", err=True)
     if record and result.failures:
         typer.echo("not recorded in the bundle: a score counts only over all images", err=True)

@@ -149,6 +149,14 @@ def output_folder(path: Path, *inputs: Path | None) -> None:
     probe.unlink()
 
 
+def tell_of_earlier_pages(folder: Path) -> None:
+    """Say which report in the folder is not of the scores that were written beside it now."""
+    for listed in sorted(folder.glob("*.files.json")):
+        page = folder / listed.name.replace(".files.json", ".html")
+        if page.exists():
+            typer.echo(f"note: {page} is of an earlier scoring", err=True)
+
+
 @dataclass(frozen=True)
 class Subject:
     """What is to be scored, as it was given: a bundle, an ensemble of several, or a folder of masks.
