@@ -540,6 +540,32 @@ def test_the_page_shows_verdict_numbers_and_cases(written: Path) -> None:
     assert sorted(path.name[:3] for path in (written.parent / "A_better").iterdir()) == ["01_", "02_", "03_"]
 
 
+def test_subgroups_compare_each_image_once() -> None:
+    """Of images with a trait B is better by a tenth, of others worse; one of the former is in two data sets."""
+    many = np.full(50, 0.8)
+    change = np.where(np.arange(50) < 25, 0.1, -0.1)
+    one, other = (
+        result_of(name, counts_of([*shares, shares[0]]), sources=["isic2017"] * 50 + ["isic2018"])
+        for name, shares in (("A", many), ("B", many + change))
+    )
+    results = []
+    for result in (one, other):
+        images = [
+            replace(
+                image,
+                id=f"i{place % 50}",
+                group=f"i{place % 50}",
+                facts={"sex": "female" if place % 50 < 25 else "male"},
+            )
+            for place, image in enumerate(result.images)
+        ]
+        results.append(replace(result, images=tuple(images)))
+    (section,) = report._subgroups(compare(*results))
+    (table,) = section.tables
+    assert [row[:3] for row in table.rows] == [["sex", "female", 25], ["sex", "male", 25]]
+    assert [str(row[-1]) for row in table.rows] == ["B", "A"]
+
+
 def test_the_page_stands_alone_and_escapes_names(written: Path) -> None:
     page = Page(written)
     assert HOSTILE in page.text

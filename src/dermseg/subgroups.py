@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -109,8 +108,25 @@ def subgroups(result: EvaluationResult) -> tuple[Factor, ...]:
         The data set and each fact that takes at least two values, of images where it is known. An image in several
         data sets counts once, in the first.
     """
-    factors = (_factor(kind, result) for kind in _KINDS)
-    return tuple(factor for factor in factors if factor is not None)
+    return tuple(_factor(respect, levels, result) for respect, levels in alike(result))
+
+
+def alike(result: EvaluationResult) -> list[tuple[Respect, dict[str, list[ImageScore]]]]:
+    """The images that are alike, by respect and by level in its order, of respects with two levels or more.
+
+    An image in several data sets counts once, in the first.
+    """
+    found = []
+    for respect in RESPECTS:
+        levels: dict[str, list[ImageScore]] = {}
+        for image in result.distinct:
+            if (value := _value(image, respect.name)) is not None:
+                levels.setdefault(value, []).append(image)
+        places = {name: place for place, name in enumerate(respect.order)}
+        names = sorted(levels, key=lambda name: (places.get(name, len(places)), -len(levels[name]), name))
+        if len(names) > 1:
+            found.append((respect, {name: levels[name] for name in names}))
+    return found
 
 
 def remark(factors: Iterable[Factor]) -> str:
@@ -126,8 +142,8 @@ def remark(factors: Iterable[Factor]) -> str:
 
 
 @dataclass(frozen=True)
-class _Kind:
-    """How a factor is presented.
+class Respect:
+    """A respect in which images may differ, and how it is presented.
 
     Attributes:
         name: The fact's.
@@ -144,46 +160,41 @@ class _Kind:
     words: Mapping[str, str] = field(default_factory=dict)
 
 
-_KINDS = (
-    _Kind("source", "data set", "images of {}"),
-    _Kind("diagnosis", "diagnosis", "lesions diagnosed as {}"),
-    _Kind("lesion_size", "lesion size", "{} lesions", SIZE_CLASSES),
-    _Kind(
+RESPECTS = (
+    Respect("source", "data set", "images of {}"),
+    Respect("diagnosis", "diagnosis", "lesions diagnosed as {}"),
+    Respect("lesion_size", "lesion size", "{} lesions", SIZE_CLASSES),
+    Respect(
         "touches_border",
         "lesion at the image's edge",
         "lesions that {} the image's edge",
         ("yes", "no"),
         {"yes": "reach", "no": "do not reach"},
     ),
-    _Kind(
+    Respect(
         SKIN_TONE,
         "skin tone, estimated from uncalibrated images",
         "skin whose tone, estimated from uncalibrated images, is {}",
         SKIN_TONES,
     ),
-    _Kind("hair_estimated", "hair, estimated", "images with {} hair", HAIR, {"none": "no"}),
-    _Kind("ruler_estimated", "ruler, estimated", "images {} a ruler", ("yes", "no"), {"yes": "with", "no": "without"}),
-    _Kind("sex", "sex", "{} patients"),
-    _Kind("age", "age", "patients aged {}", AGES),
-    _Kind("site", "site on the body", "lesions of the site {}"),
+    Respect("hair_estimated", "hair, estimated", "images with {} hair", HAIR, {"none": "no"}),
+    Respect(
+        "ruler_estimated", "ruler, estimated", "images {} a ruler", ("yes", "no"), {"yes": "with", "no": "without"}
+    ),
+    Respect("sex", "sex", "{} patients"),
+    Respect("age", "age", "patients aged {}", AGES),
+    Respect("site", "site on the body", "lesions of the site {}"),
 )
 
 
-def _factor(kind: _Kind, result: EvaluationResult) -> Factor | None:
-    known = [(image, value) for image in result.distinct if (value := _value(image, kind.name)) is not None]
-    images, values = [image for image, _ in known], [value for _, value in known]
-    counts = Counter(values)
-    places = {name: place for place, name in enumerate(kind.order)}
-    names = sorted(counts, key=lambda name: (places.get(name, len(places)), -counts[name], name))
-    if len(names) < 2:
-        return None
-
+def _factor(respect: Respect, members: Mapping[str, list[ImageScore]], result: EvaluationResult) -> Factor:
+    known = [(image, value) for image in result.distinct if (value := _value(image, respect.name)) is not None]
+    images, values = zip(*known, strict=True)
     protocol = result.protocols[0]
-    members = {name: [image for image, value in known if value == name] for name in names}
     groups = {name: count_groups(own) for name, own in members.items()}
     enough = [
         name
-        for name in names
+        for name in members
         if groups[name] >= FEWEST_GROUPS
         and count_groups(image for image, value in known if value != name) >= FEWEST_GROUPS
     ]
@@ -193,17 +204,17 @@ def _factor(kind: _Kind, result: EvaluationResult) -> Factor | None:
     for name, own in members.items():
         gap = gap_of.get(name, Interval(math.nan, math.nan, math.nan))
         sizes = f"{_size(len(own), groups[name], 'image')}, {count(len(images) - len(own), 'other')}"
-        on = f"{kind.on.format(kind.words.get(name, name))} ({sizes})"
+        on = f"{respect.on.format(respect.words.get(name, name))} ({sizes})"
         verdict, sentence = _judge(plain(protocol.main).replace("jaccard", "Jaccard"), on, gap)
         metric = protocol.summarise(own)[protocol.main]
         if groups[name] < LEAST_GROUPS:
             metric = Interval(metric.mean, math.nan, math.nan)
         levels.append(Level(name, len(own), groups[name], metric, gap, verdict, sentence))
     whole = protocol.estimate(protocol.statistics_of(images).mean(axis=0)[None])[protocol.main]
-    title = kind.title
-    if kind.name == "source" and len(images) < len(result.images):
+    title = respect.title
+    if respect.name == "source" and len(images) < len(result.images):
         title += ", of images in several the first"
-    return Factor(kind.name, title, tuple(levels), len(images), float(whole[0]))
+    return Factor(respect.name, title, tuple(levels), len(images), float(whole[0]))
 
 
 def _gaps(protocol: Protocol, images: Sequence[ImageScore], members: NDArray[np.bool_]) -> list[Interval]:

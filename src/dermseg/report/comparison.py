@@ -210,16 +210,14 @@ def _draw_forest(figure: Figure, rows: Mapping[str, Difference]) -> None:
 
 def _subgroups(comparison: Comparison) -> Iterator[Section]:
     """The difference on images that are alike in one respect, where there are enough of them."""
-    main, pairs = comparison.main, comparison.pairs
+    main, other_of = comparison.main, {(one.source, one.id): other for one, other in comparison.pairs}
     rows: list[list[Cell]] = []
-    for factor in subgroups.subgroups(comparison.one):
-        for level in factor.levels if factor.name != "source" else ():
-            if level.groups >= subgroups.FEWEST_GROUPS:
-                ones, others = zip(
-                    *(pair for pair in pairs if pair[0].facts.get(factor.name) == level.name), strict=True
-                )
+    for respect, levels in subgroups.alike(comparison.one):
+        for name, ones in levels.items() if respect.name != "source" else ():
+            if count_groups(ones) >= subgroups.FEWEST_GROUPS:
+                others = [other_of[one.source, one.id] for one in ones]
                 found = differences(main, ones, others)[main.main]
-                rows.append([factor.title, plain(level.name), level.images, *_cells(found)])
+                rows.append([respect.title, plain(name), len(ones), *_cells(found)])
     if rows:
         text = (
             f"{capital(words(_main(comparison)))} of at least {subgroups.FEWEST_GROUPS} lesions or patients. Of "
