@@ -36,6 +36,7 @@ from dermseg.presence import Curve, PresenceModel
 from dermseg.segmenter import Segmenter
 from dermseg.training.config import AugmentationConfig, Recipe
 from dermseg.training.recipes import load_recipe, shipped
+from dermseg.training.run import shortened
 from tests.conftest import Cli
 from tests.hostile import HOSTILE, Decodes, Fails
 from tests.service import two_classes
@@ -784,9 +785,15 @@ def test_train_resumes_the_newest_run_of_its_recipe(trained: Trained) -> None:
     run("old", 100, load_recipe("unet"))
     newer = run("newer", 200, load_recipe("unet"))
     shorter = run("shorter", 300, load_recipe("unet", ["epochs=3"]))
+    debug = run("debug", 250, shortened(load_recipe("unet"), 1))
     run("other", 400, load_recipe("lesion"))
     run("broken", 500, "name: unet\nwhat: is this\n")
-    for options, expected in (([], newer), (["--epochs", "3"], shorter), (["--epochs", "4"], shorter)):
+    for options, expected in (
+        ([], newer),
+        (["--epochs", "3"], shorter),
+        (["--epochs", "4"], shorter),
+        (["--debug"], debug),
+    ):
         train("unet", "--resume", *options)
         assert (trained.output, trained.arguments["resume"]) == (expected, True)
     train("unet", "--resume", "--output", "mine")

@@ -108,7 +108,7 @@ def train(
     if not main:
         report, progress_bar = _say_nothing, False
     if debug:
-        recipe = _short(recipe, devices * nodes)
+        recipe = shortened(recipe, devices * nodes)
     _check_devices(recipe, device, devices, nodes, find_lr)
     if main:
         _check_folder(folder, resume)
@@ -329,8 +329,8 @@ def _say_nothing(line: str) -> None:
     """What a process that the main one started reports."""
 
 
-def _short(recipe: Recipe, devices: int) -> Recipe:
-    """The recipe with two epochs of a few images."""
+def shortened(recipe: Recipe, devices: int) -> Recipe:
+    """The recipe of a debug run: two epochs, in batches of a few images."""
     return recipe.model_copy(
         update={
             "epochs": DEBUG_EPOCHS,
