@@ -411,10 +411,6 @@ def test_evaluate_refuses_what_it_could_not_finish(cli: Cli, tmp_path: Path, dar
             ["--record", "--threshold", "0.4"],
             "--record keeps the scores of the bundle as it is; it goes without --threshold",
         ),
-        (
-            ["--record", "--splits", "own.csv"],
-            "--record does not go with --splits: the bundle does not tell which table it was trained by",
-        ),
     ):
         result = cli("evaluate", "--data", "data", "--split", "all", "--bundle", zipped, *options)
         assert (result.returncode, result.stdout, result.stderr) == (1, "", f"error: {message}\n")
@@ -423,30 +419,49 @@ def test_evaluate_refuses_what_it_could_not_finish(cli: Cli, tmp_path: Path, dar
 
 def test_a_bundle_is_scored_by_the_table_it_was_trained_by(cli: Cli, tmp_path: Path, dark_bundle: Bundle) -> None:
     synthetic.write_dataset(tmp_path / "data", 4, size=(64, 96))
-    rows = [f"synthetic_{number:05d},group{number},{'test' if number % 2 else 'train'}" for number in range(4)]
-    (tmp_path / "own.csv").write_text("\n".join(["id,group,split", *rows]) + "\n")
+    for name, sides in (("own", ("train", "test")), ("other", ("test", "train"))):
+        rows = [f"synthetic_{number:05d},group{number},{sides[number % 2]}" for number in range(4)]
+        (tmp_path / f"{name}.csv").write_text("\n".join(["id,group,split", *rows]) + "\n")
     own = splits.fingerprint(splits.read(tmp_path / "own.csv"))
-    changes = {"sources": {"plain": 2}, "licences": {"plain": "not stated"}, "splits_hash": own}
-    data = dark_bundle.manifest.training_data.model_copy(update=changes)
-    manifest = dark_bundle.manifest.model_copy(update={"training_data": data})
-    write(tmp_path / "dark", manifest, {name: dark_bundle.read(name) for name in (ONNX, WEIGHTS)})
-    arguments = ("evaluate", "--bundle", "dark", "--data", "data", "--no-report")
-    told = "note: dark was trained by another table of splits than this one: it may have seen images of test; "
-    rows = [row.replace("group", "g") for row in rows]
-    (tmp_path / "other.csv").write_text("\n".join(["id,group,split", *rows]) + "\n")
-    assert told in cli(*arguments, "--split", "test", "--splits", "other.csv").stderr
-    for options in (("--split", "test", "--splits", "own.csv"), ("--split", "all", "--splits", "other.csv")):
-        result = cli(*arguments, *options)
-        assert (result.returncode, "note:" in result.stderr) == (0, False)
-    refused = cli(*arguments, "--split", "test", "--splits", "other.csv", "--record")
-    assert (refused.returncode, refused.stderr) == (
-        1,
-        "error: --record keeps scores of images that a bundle was not trained on; dark was trained by another table of "
-        "splits than other.csv: give its own with --splits\n",
+    changes = {"sources": {"plain": 2}, "licences": {"plain": "not stated"}}
+    for name, known in (("dark", own), ("older", None)):
+        data = dark_bundle.manifest.training_data.model_copy(update={**changes, "splits_hash": known})
+        manifest = dark_bundle.manifest.model_copy(update={"name": name, "training_data": data})
+        write(tmp_path / name, manifest, {name: dark_bundle.read(name) for name in (ONNX, WEIGHTS)})
+
+    def run(command: str, *arguments: str) -> tuple[int, list[str]]:
+        """The exit code, and the lines on the error stream that tell of a table."""
+        result = cli(*command.split(), "--data", "data", *arguments)
+        return result.returncode, [line for line in result.stderr.splitlines() if "splits" in line]
+
+    other, test = ("--splits", "other.csv"), ("--split", "test", "--no-report")
+    note = (
+        "note: dark may have been trained on images of test: it was trained by another table of splits; take that "
+        "(--splits TABLE; the shipped one without)"
     )
+    assert run("evaluate --bundle dark", *test, *other) == (0, [note])
+    assert run("evaluate --ensemble dark,older", *test, *other) == (0, [note])
+    assert run("compare dark dark", *test, *other) == (0, [note])
+    assert run("evaluate --bundle older", *test, *other) == (0, [])
+    assert run("evaluate --bundle dark", *test, "--splits", "own.csv") == (0, [])
+    assert run("evaluate --bundle dark", "--split", "all", "--no-report", *other) == (0, [])
+    for name in ("dark", "older"):
+        assert run(f"evaluate --bundle {name} --record", *test, *other) == (
+            1,
+            [
+                f"error: --record keeps scores by the table of splits that {name} was trained by, which other.csv is "
+                "not known to be; leave --splits out, or give that table"
+            ],
+        )
+    assert run("calibrate dark --output calibrated --split train", *other) == (
+        1,
+        [f"error: dark cannot be calibrated by this table: {note.partition(': ')[2].partition(': ')[2]}"],
+    )
+    assert not (tmp_path / "calibrated").exists()
     assert Bundle.load(tmp_path / "dark").manifest.scores == ()
-    assert cli(*arguments, "--split", "test", "--splits", "own.csv", "--record").returncode == 0
+    assert run("evaluate --bundle dark --record", *test, "--splits", "own.csv") == (0, [])
     assert [score.images for score in Bundle.load(tmp_path / "dark").manifest.scores] == [2]
+    assert "--data DATA --split test --splits TABLE --record`" in (tmp_path / "dark" / CARD).read_text()
 
 
 def test_bundles_lists_what_is_shipped(cli: Cli) -> None:

@@ -19,7 +19,7 @@ from dermseg.bundle import MANIFEST, write
 from dermseg.errors import InputError
 from dermseg.geometry import Geometry
 from dermseg.imaging import open_image
-from dermseg.quality import FAMILIARITY, FEATURES, Logistic, Quality, QualityModel, Subspace
+from dermseg.quality import FAMILIARITY, FEATURES, Logistic, Quality, QualityModel, Subspace, features_of, judge
 from dermseg.segmenter import Prediction
 from dermseg.synthetic import SyntheticImage
 
@@ -223,8 +223,9 @@ def test_a_subspace_that_does_not_fit_is_refused() -> None:
 
 def test_an_embedding_is_asked_for() -> None:
     space = Subspace(mean=(0.0, 0.0), axes=((1.0, 0.0),), scales=(1.0,), residual=1.0)
-    with pytest.raises(InputError, match="embedding"):
-        judged(prediction(square()), model(space))
+    pixels, probability = np.zeros((SIDE, SIDE, 3), np.uint8), square()
+    with pytest.raises(InputError, match="from the network's embedding, which the image was segmented without; calib"):
+        judge(model(space), pixels, probability, 0.5)
     known = prediction(square(), embedding=np.ones(2, np.float32))
     assert judged(known, model(space)).verdict == "accept"
 
@@ -237,7 +238,10 @@ def test_a_bundle_judges_its_predictions(dark_bundle: Bundle, example: Synthetic
     assert read.manifest.quality == model()
     assert "[0.0, 0.0" in (tmp_path / "judging" / MANIFEST).read_text(), "a list of numbers stands in one line"
     found = Segmenter(read, threads=1)(example.pixels)
-    assert found.quality == judged(found, model())
+    inside = found.probabilities[0][found.geometry.content]
+    assert found.quality == judge(model(), found.pixels, inside, found.thresholds[0])
+    values = features_of(found.pixels, inside, found.thresholds[0])
+    assert found.features.tolist() == values.tolist()
     assert Segmenter(dark_bundle, threads=1)(example.pixels).quality is None
 
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dermseg import synthetic
-from dermseg.data import catalog
+from dermseg.data import catalog, splits
 from dermseg.data.catalog import ATTRIBUTES, Part, Sample
 from dermseg.data.duplicates import near_duplicates
 from dermseg.data.splits import (
@@ -42,6 +42,7 @@ from dermseg.data.splits import (
 )
 from dermseg.errors import BrokenImageError, DataError, InputError
 from dermseg.imaging import read_mask
+from dermseg.manifest import TrainingData
 
 needs_data = pytest.mark.skipif("DERMSEG_DATA" not in os.environ, reason="DERMSEG_DATA names no folder of data sets")
 
@@ -602,3 +603,36 @@ def test_a_malformed_table_is_refused(tmp_path: Path, content: bytes, sentence: 
     with pytest.raises(DataError) as caught:
         read(table)
     assert str(caught.value) == f"{table}{sentence}"
+
+
+@pytest.mark.parametrize(
+    ("trained_on", "by", "sources", "expected"),
+    [
+        (["isic2017"], "own", ["isic2017"], True),
+        (["isic2017"], "own", ["ham10000", "ph2"], True),  # the archive's sets share images
+        (["isic2017"], "own", ["ph2"], False),
+        (["isic2017"], "own", ["plain"], False),
+        (["plain", "ph2"], "own", ["plain"], True),
+        (["isic2017"], "table", ["isic2017"], False),
+        (["isic2017"], None, ["isic2017"], False),
+    ],
+)
+def test_what_another_table_may_have_put_elsewhere(
+    trained_on: list[str], by: str | None, sources: list[str], expected: bool
+) -> None:
+    data = TrainingData(
+        sources=dict.fromkeys(trained_on, 1),
+        licences={},
+        split="train",
+        initialisation="",
+        content_hash="",
+        splits_hash=by,
+    )
+    assert splits.may_have_seen(data, sources, "table") is expected
+
+
+def test_a_fingerprint_is_of_the_sides_alone() -> None:
+    table: dict[str, Split] = {"a": "train", "b": "test"}
+    assert splits.fingerprint(table) == splits.fingerprint(dict(reversed(table.items())))
+    assert splits.fingerprint(table) != splits.fingerprint(table | {"b": "tune"})
+    assert splits.fingerprint(table) != splits.fingerprint(table | {"c": "tune"})

@@ -46,9 +46,10 @@ torch.set_num_threads(1)
 
 SIZE = 32
 EPOCHS = 3
-# Where the network does not matter: one that is made a bundle in a fifth of the time.
-STILL = {"name": "unet", "arguments": {"widths": [8, 8], "norm": "group"}}
-SMALL = {"name": "unet", "arguments": {"widths": [8, 8], "norm": "group", "dropout": 0.2}}
+# Where the network does not matter: one that is made a bundle in a fifth of the time; and the same without what makes
+# an image's result depend on the others of its batch or on chance.
+DRAWING = {"name": "unet", "arguments": {"widths": [8, 8], "norm": "batch", "dropout": 0.2}}
+SETTLED = {"name": "unet", "arguments": {"widths": [8, 8], "norm": "group"}}
 
 
 class StopError(Exception):
@@ -152,7 +153,7 @@ def run(place: Place) -> Run:
 @pytest.fixture(scope="module")
 def small(place: Place) -> Run:
     lines: list[str] = []
-    bundle = place.train(place.folder / "small", place.recipe(model=SMALL), report=lines.append)
+    bundle = place.train(place.folder / "small", place.recipe(model=DRAWING), report=lines.append)
     return Run(place.folder / "small", bundle, lines)
 
 
@@ -326,7 +327,7 @@ def test_the_moving_average_forgets_where_a_short_run_began() -> None:
 
 def test_a_run_may_begin_with_the_weights_of_a_bundle(small: Run, place: Place, tmp_path: Path) -> None:
     still = {"lr": 1e-12, "weight_decay": 0}
-    recipe = place.recipe(model=SMALL, start=str(small.bundle.path), epochs=1, optimizer=still)
+    recipe = place.recipe(model=DRAWING, start=str(small.bundle.path), epochs=1, optimizer=still)
     bundle = place.train(tmp_path / "run", recipe)
     for (name, began), ended in zip(
         small.bundle.network().named_parameters(), bundle.network().parameters(), strict=True
@@ -353,9 +354,15 @@ def test_a_start_trained_by_another_table_of_splits_is_told(small: Run, place: P
     exchanged = [",".join((*row.split(",")[:2], sides[row.split(",")[2]])) for row in rows[1:]]
     (tmp_path / "other.csv").write_text("\n".join([rows[0], *exchanged]))
     remark = "tiny was trained by another table of splits: it may have seen images of tune and test"
-    for name, told in (("same", []), ("other", [remark])):
+    teachers = {"teachers": [str(small.bundle.path)]}
+    for name, more, told in (
+        ("same", {"start": str(small.bundle.path)}, []),
+        ("other", {"start": str(small.bundle.path)}, [remark]),
+        ("same", {"distillation": teachers}, []),
+        ("other", {"distillation": teachers}, [remark]),
+    ):
         lines: list[str] = []
-        recipe = place.recipe(model=SMALL, start=str(small.bundle.path), data={"splits": tmp_path / f"{name}.csv"})
+        recipe = place.recipe(model=DRAWING, data={"splits": tmp_path / f"{name}.csv"}, **more)
         prepare(recipe, place.data, cache_folder=place.cache, report=lines.append)
         assert lines == told
 
@@ -444,6 +451,15 @@ def test_a_finished_run_resumes_to_the_same_bundle(run: Run, place: Place, tmp_p
     ).read_bytes()
 
 
+def test_a_run_begun_by_an_older_version_resumes(small: Run, place: Place, tmp_path: Path) -> None:
+    shutil.copytree(small.folder, tmp_path / "run")
+    manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
+    del manifest["data"]["splits_hash"]
+    (tmp_path / "run" / "manifest.json").write_text(json.dumps(manifest))
+    again = place.train(tmp_path / "run", place.recipe(model=DRAWING), resume=True)
+    assert again.read(WEIGHTS) == small.bundle.read(WEIGHTS)
+
+
 def test_an_interrupt_by_the_user_reaches_the_caller_and_leaves_no_bundle(place: Place, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         place.train(tmp_path / "run", place.recipe(), report=stop_at(2, KeyboardInterrupt))
@@ -488,7 +504,7 @@ def epoch_of(line: str) -> int | None:
 
 
 def test_a_killed_run_loses_at_most_an_epoch_and_ends_like_an_uninterrupted_one(place: Place, tmp_path: Path) -> None:
-    recipe, chance = place.recipe(model=SMALL, epochs=6), random.Random()
+    recipe, chance = place.recipe(model=DRAWING, epochs=6), random.Random()
     whole = place.train(tmp_path / "whole", recipe)
     process = command(place, recipe, tmp_path / "killed")
     assert process.stderr is not None
@@ -513,7 +529,7 @@ def test_a_killed_run_loses_at_most_an_epoch_and_ends_like_an_uninterrupted_one(
 
 def test_two_devices_train_like_one(place: Place, tmp_path: Path) -> None:
     """Two processes that share each batch see the same images in the same steps as one, and score alike."""
-    recipe = place.recipe(model=STILL, batch_size=6, augmentation="none", optimizer={"lr": 0.01})
+    recipe = place.recipe(model=SETTLED, batch_size=6, augmentation="none", optimizer={"lr": 0.01})
     place.train(tmp_path / "one", recipe)
     lines = finish(command(place, recipe, tmp_path / "two", "--devices", "2"))
     assert [line.split(":")[0] for line in lines if line.startswith(("epoch", "bundle"))] == [
@@ -554,7 +570,7 @@ def test_where_nothing_can_be_resumed_it_is_said(place: Place, tmp_path: Path) -
 
 
 def test_a_run_stopped_in_its_first_epoch_begins_again(small: Run, place: Place, tmp_path: Path) -> None:
-    recipe = place.recipe(model=SMALL)
+    recipe = place.recipe(model=DRAWING)
     with pytest.raises(StopError):
         place.train(tmp_path / "run", recipe, report=stop_at(1))
     again = place.train(tmp_path / "run", recipe, resume=True)
@@ -683,9 +699,8 @@ except RecipeError as error:
 
 
 def test_a_frozen_part_keeps_the_statistics_of_its_normalisation(place: Place, tmp_path: Path) -> None:
-    network = {"name": "unet", "arguments": {"widths": [8, 8]}}
-    began = place.train(tmp_path / "began", place.recipe(model=network, epochs=1))
-    recipe = place.recipe(model=network, epochs=2, start=str(began.path), freeze=["encoder"])
+    began = place.train(tmp_path / "began", place.recipe(model=DRAWING, epochs=1))
+    recipe = place.recipe(model=DRAWING, epochs=2, start=str(began.path), freeze=["encoder"])
     ended = place.train(tmp_path / "ended", recipe)
     before, after = began.network().state_dict(), ended.network().state_dict()
     changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
@@ -699,7 +714,7 @@ def test_the_first_epochs_may_be_of_smaller_images(place: Place, tmp_path: Path)
         if isinstance(module, UNet):
             sides[module.training].append(given[0].shape[-1])
 
-    recipe = place.recipe(model=SMALL, input_size=64, early_size=32, early_epochs=2)
+    recipe = place.recipe(model=DRAWING, input_size=64, early_size=32, early_epochs=2)
     with register_module_forward_pre_hook(look):
         bundle = place.train(tmp_path / "run", recipe)
     steps = len(sides[True]) // EPOCHS
@@ -747,7 +762,7 @@ def test_a_teacher_has_its_share_and_is_named(small: Run, place: Place, tmp_path
     manifest = json.loads((strict / "bundle.json").read_text()) | {"licence": CC_BY_NC}
     (strict / "bundle.json").write_text(json.dumps(manifest))
     recipe = place.recipe(
-        model=SMALL, epochs=1, distillation={"teachers": [str(strict), str(small.bundle.path)], "share": 0.9}
+        model=DRAWING, epochs=1, distillation={"teachers": [str(strict), str(small.bundle.path)], "share": 0.9}
     )
     taught = place.train(tmp_path / "taught", recipe, report=lines.append, cache_folder=tmp_path / "cache")
     data, before = taught.manifest.training_data, small.bundle.manifest.training_data
@@ -790,7 +805,7 @@ def test_more_gpus_than_there_are_is_one_sentence(place: Place, tmp_path: Path) 
 
 
 def test_a_frozen_part_keeps_its_weights(small: Run, place: Place, tmp_path: Path) -> None:
-    recipe = place.recipe(model=SMALL, start=str(small.bundle.path), freeze=["encoder"], epochs=1)
+    recipe = place.recipe(model=DRAWING, start=str(small.bundle.path), freeze=["encoder"], epochs=1)
     bundle = place.train(tmp_path / "run", recipe)
     began, ended = small.bundle.network().state_dict(), bundle.network().state_dict()
     frozen = {name for name in began if name.startswith("encoder.")}
@@ -802,7 +817,7 @@ def test_a_frozen_part_keeps_its_weights(small: Run, place: Place, tmp_path: Pat
 
 def test_a_debug_run_is_short(place: Place, tmp_path: Path) -> None:
     lines: list[str] = []
-    recipe = place.recipe(model=SMALL, epochs=50, batch_size=5, processing=["contrast", "hair_removal"])
+    recipe = place.recipe(model=DRAWING, epochs=50, batch_size=5, processing=["contrast", "hair_removal"])
     bundle = place.train(tmp_path / "run", recipe, debug=True, report=lines.append)
     assert bundle.manifest.processing == ("contrast", "hair_removal")
     assert [line.split(":")[0] for line in lines[1:]] == ["epoch 1/2", "epoch 2/2", "bundle"]
@@ -822,14 +837,14 @@ def test_bfloat16_is_left_to_processors_that_have_it(
 
 def test_a_run_stops_early_where_it_gets_no_better(place: Place, tmp_path: Path) -> None:
     still = {"lr": 1e-12, "weight_decay": 0}
-    recipe = place.recipe(model=STILL, epochs=9, early_stopping=2, optimizer=still)
+    recipe = place.recipe(model=SETTLED, epochs=9, early_stopping=2, optimizer=still)
     place.train(tmp_path / "run", recipe)
     assert len(metrics_of(tmp_path / "run")) == 3
 
 
 def test_a_learning_rate_is_looked_for_and_kept(place: Place, tmp_path: Path) -> None:
     lines: list[str] = []
-    recipe = place.recipe(model=SMALL, epochs=2, optimizer={"lr": 1e-7})
+    recipe = place.recipe(model=DRAWING, epochs=2, optimizer={"lr": 1e-7})
     place.train(tmp_path / "run", recipe, find_lr=True, report=lines.append)
     found = load_recipe(str(tmp_path / "run" / "config.yaml")).optimizer.lr
     assert f"learning rate {found:.2g}" in lines
@@ -842,7 +857,7 @@ def test_a_learning_rate_is_looked_for_and_kept(place: Place, tmp_path: Path) ->
 def test_a_compiled_network_learns_the_same(place: Place, tmp_path: Path) -> None:
     runs = {}
     for compiled in (False, True):
-        recipe = place.recipe(model=STILL, epochs=1, compile=compiled, augmentation="none")
+        recipe = place.recipe(model=SETTLED, epochs=1, compile=compiled, augmentation="none")
         runs[compiled] = place.train(tmp_path / str(compiled), recipe).network().state_dict()
     for name, value in runs[False].items():
         assert torch.allclose(value, runs[True][name], atol=2e-3), name
@@ -852,7 +867,7 @@ def test_gradients_accumulate_to_those_of_a_larger_batch(place: Place, tmp_path:
     weights = []
     for batch_size, accumulate in ((6, 1), (3, 2)):
         recipe = place.recipe(
-            model=STILL,
+            model=SETTLED,
             batch_size=batch_size,
             optimizer={"name": "sgd", "lr": 0.05, "accumulate": accumulate},
             augmentation="none",

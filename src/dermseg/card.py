@@ -83,11 +83,18 @@ def _scores(manifest: Manifest) -> list[str]:
             f"**{score.data}, split `{score.split}`, {score.images} images** ({score.protocol}; mean [95 % interval])",
             _table({name: f"{m.mean:.3f} [{m.low:.3f}, {m.high:.3f}]" for name, m in score.metrics.items()}),
         ]
+    own = " --splits TABLE" * (manifest.training_data.splits_hash not in (None, _shipped_table(manifest)))
     split = manifest.scores[-1].split
     return [
         *blocks,
-        f"Measured by `dermseg evaluate --bundle {manifest.name} --data DATA --split {split} --record`.",
+        f"Measured by `dermseg evaluate --bundle {manifest.name} --data DATA --split {split}{own} --record`.",
     ]
+
+
+def _shipped_table(manifest: Manifest) -> str:
+    from dermseg.data import splits  # segmenting does without
+
+    return splits.fingerprint(splits.table_for(manifest.classes))
 
 
 def _limits(manifest: Manifest) -> list[str]:

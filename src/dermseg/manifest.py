@@ -62,8 +62,9 @@ class Calibration(_Part):
 class TrainingData(_Part):
     """What the weights were fitted on.
 
-    ``content_hash`` is the SHA-256 over all image and mask files of the run; ``splits_hash`` that of the table of
-    splits (``dermseg.data.splits.fingerprint``), None where it is not known.
+    ``content_hash`` is the SHA-256 over all image and mask files of the run; ``splits_hash`` that of its table of
+    splits (``dermseg.data.splits.fingerprint``), None where it is not known. What the run began with, or was taught by,
+    has its own.
     """
 
     sources: dict[str, int]

@@ -203,7 +203,7 @@ class ImageScore:
         statistics: By protocol what it keeps of each class, (K, D).
         metrics: Each metric of this image by name, in reporting order; those of the official protocol come first, and
             those of others bear their prefix.
-        facts: What is known of the image beside its scores, by name; see `dermseg.subgroups`.
+        facts: What is known of the image beside its scores, by name; see `dermseg.facts`.
         thumbnail: A small WebP picture of photograph, truth and prediction; empty if none was asked for.
     """
 

@@ -117,7 +117,7 @@ def alike(result: EvaluationResult) -> list[tuple[Respect, dict[str, list[ImageS
     An image in several data sets counts once, in the first.
     """
     found = []
-    for respect in RESPECTS:
+    for respect in _RESPECTS:
         levels: dict[str, list[ImageScore]] = {}
         for image in result.distinct:
             if (value := _value(image, respect.name)) is not None:
@@ -160,7 +160,7 @@ class Respect:
     words: Mapping[str, str] = field(default_factory=dict)
 
 
-RESPECTS = (
+_RESPECTS = (
     Respect("source", "data set", "images of {}"),
     Respect("diagnosis", "diagnosis", "lesions diagnosed as {}"),
     Respect("lesion_size", "lesion size", "{} lesions", SIZE_CLASSES),

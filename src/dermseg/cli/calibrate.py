@@ -9,8 +9,8 @@ import typer
 
 from dermseg.cli.bundles import WHICH
 from dermseg.cli.progress import progress_bars
-from dermseg.cli.scoring import Data, Quarantine, Sources, Splits, choose
-from dermseg.errors import few
+from dermseg.cli.scoring import OTHER_TABLE, Data, Quarantine, Sources, Splits, choose
+from dermseg.errors import InputError, few
 
 
 def calibrate(
@@ -60,7 +60,8 @@ def calibrate(
             f"which no parameter is fitted ({few([sample.id for sample in reported])}); give tune, or a table of your "
             "own with --splits"
         )
-    chosen.remark_on(given)
+    if chosen.is_foreign_to(given):
+        raise InputError(f"{given.name} cannot be calibrated by this table: {OTHER_TABLE}")
     with progress_bars() as update:
         if quality is None:
             quality = len(given.manifest.classes) == 1

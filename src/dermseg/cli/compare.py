@@ -20,7 +20,7 @@ from dermseg.cli.scoring import (
     choose,
     output_folder,
     protocols_of,
-    tell_of_earlier_pages,
+    tell_of_earlier,
 )
 from dermseg.cli.segment import Device, McDropout, Seed, Tta
 from dermseg.errors import InputError, extra
@@ -82,6 +82,7 @@ def compare(
     comparison.check_classes(*(subject.classes for subject in subjects.values()))
     masks = not all(subject.bundles for subject in subjects.values())
     chosen = choose(data, source, split, splits, quarantine, subjects["A"].classes, beside=masks)
+    chosen.remark_on(bundle for subject in subjects.values() for bundle in subject.bundles)
     first = subjects["A"].open(
         chosen, device, threshold_a, tta=tta and not plain_a, mc_dropout=0 if plain_a else mc_dropout, seed=seed
     )
@@ -113,7 +114,7 @@ def compare(
     else:
         for name, content in found.files().items():
             write_bytes(output / name, content)
-        tell_of_earlier_pages(output)
+        tell_of_earlier(output / "compare.html")
     typer.echo(f"per image: {output / comparison.TABLE}; everything: {output / comparison.DOCUMENT}", err=True)
     if found.left_out:
         raise typer.Exit(1)

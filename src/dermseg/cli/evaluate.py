@@ -21,7 +21,7 @@ from dermseg.cli.scoring import (
     choose,
     output_folder,
     protocols_of,
-    tell_of_earlier_pages,
+    tell_of_earlier,
 )
 from dermseg.cli.segment import Device, McDropout, Seed, Tta, names_in
 from dermseg.errors import DataError, InputError, extra
@@ -96,7 +96,7 @@ def evaluate(
             *(names_in(ensemble) if ensemble is not None else ["lesion" if bundle is None else bundle])
         )
     sampled = tta or bool(mc_dropout)
-    _check(subject, protocol, threshold, splits, record, sampled)
+    _check(subject, protocol, threshold, record, sampled)
     if report:
         with extra("a report", "evaluate"):
             from dermseg.report import evaluation as page
@@ -112,11 +112,12 @@ def evaluate(
     if record:
         scored, *_ = subject.bundles
         scored.check_writable()
-        if chosen.may_have_been_trained_on_by(scored):
+        if splits is not None and chosen.table != scored.manifest.training_data.splits_hash:
             raise InputError(
-                f"--record keeps scores of images that a bundle was not trained on; {scored.name} was trained "
-                f"by another table of splits than {splits or 'the shipped one'}: give its own with --splits"
+                f"--record keeps scores by the table of splits that {scored.name} was trained by, which {splits} is "
+                "not known to be; leave --splits out, or give that table"
             )
+    chosen.remark_on(subject.bundles)
     predictor = subject.open(chosen, device, threshold, tta=tta, mc_dropout=mc_dropout, seed=seed)
     printed = protocols_of(protocol, predictor)
     output_folder(output, data, predictions)
@@ -149,7 +150,7 @@ def evaluate(
     else:
         result.write_csv(table)
         write_bytes(document, result.to_json().encode())
-        tell_of_earlier_pages(output)
+        tell_of_earlier(output / "report.html")
     typer.echo(f"per image: {table}; everything: {document}", err=True)
     if record and result.failures:
         typer.echo("not recorded in the bundle: a score counts only over all images", err=True)
@@ -166,7 +167,6 @@ def _check(
     subject: Subject,
     protocol: ProtocolChoice,
     threshold: float | None,
-    splits: Path | None,
     record: bool,
     sampled: bool,
 ) -> None:
@@ -176,8 +176,6 @@ def _check(
         raise InputError("--record keeps the scores of one bundle; it goes with neither --predictions nor --ensemble")
     if record and threshold is not None:
         raise InputError("--record keeps the scores of the bundle as it is; it goes without --threshold")
-    if record and splits is not None and subject.bundles[0].manifest.training_data.splits_hash is None:
-        raise InputError("--record does not go with --splits: the bundle does not tell which table it was trained by")
     if record and sampled:
         raise InputError("--record keeps the scores of single predictions; it goes with neither --tta nor --mc-dropout")
     if threshold is not None and protocol in (ProtocolChoice.soft, ProtocolChoice.ranking):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -50,6 +50,9 @@ ProtocolOption = Annotated[
 ]
 
 
+OTHER_TABLE = "it was trained by another table of splits; take that (--splits TABLE; the shipped one without)"
+
+
 @dataclass(frozen=True)
 class Chosen:
     """The images to score.
@@ -68,20 +71,17 @@ class Chosen:
     split: str
     table: str
 
-    def may_have_been_trained_on_by(self, bundle: Bundle) -> bool:
-        """Whether the bundle saw some of these data sets in training, and by another table of splits."""
-        data = bundle.manifest.training_data
-        shared = data.sources.keys() & {sample.source for sample in self.samples}
-        return bool(shared) and self.split in ("tune", "test") and data.splits_hash not in (None, self.table)
+    def is_foreign_to(self, bundle: Bundle) -> bool:
+        """Whether the bundle was trained on these data sets by another table of splits."""
+        from dermseg.data.splits import may_have_seen
 
-    def remark_on(self, bundle: Bundle) -> None:
-        """Say so if the bundle may have been trained on images that it is not meant to have seen."""
-        if self.may_have_been_trained_on_by(bundle):
-            typer.echo(
-                f"note: {bundle.name} was trained by another table of splits than this one: it may have seen images of "
-                f"{self.split}; give its own table with --splits",
-                err=True,
-            )
+        return may_have_seen(bundle.manifest.training_data, {sample.source for sample in self.samples}, self.table)
+
+    def remark_on(self, bundles: Iterable[Bundle]) -> None:
+        """Say which bundles may have been trained on images of a split that is not meant for training."""
+        for name in dict.fromkeys(bundle.name for bundle in bundles if self.is_foreign_to(bundle)):
+            if self.split in ("tune", "test"):
+                typer.echo(f"note: {name} may have been trained on images of {self.split}: {OTHER_TABLE}", err=True)
 
 
 def choose(
@@ -149,12 +149,10 @@ def output_folder(path: Path, *inputs: Path | None) -> None:
     probe.unlink()
 
 
-def tell_of_earlier_pages(folder: Path) -> None:
-    """Say which report in the folder is not of the scores that were written beside it now."""
-    for listed in sorted(folder.glob("*.files.json")):
-        page = folder / listed.name.replace(".files.json", ".html")
-        if page.exists():
-            typer.echo(f"note: {page} is of an earlier scoring", err=True)
+def tell_of_earlier(page: Path) -> None:
+    """Say so if a report is not of the scores that were written beside it now."""
+    if page.exists():
+        typer.echo(f"note: {page} is of an earlier scoring", err=True)
 
 
 @dataclass(frozen=True)
@@ -228,8 +226,6 @@ class Subject:
             if threshold is not None:
                 raise InputError("masks have no threshold; give --threshold with bundles alone")
             return MaskFolder(self.folder, chosen.samples, self.classes, chosen.everything)
-        for bundle in self.bundles:
-            chosen.remark_on(bundle)
         segmenters = [
             Segmenter(
                 bundle,

@@ -152,7 +152,7 @@ def train(
     bundle = run(
         chosen,
         data,
-        output or (_newest_run(chosen, devices if debug else 0) if resume else _new_run(chosen, devices)),
+        output or (_newest_run(chosen, devices, debug) if resume else _new_run(chosen, devices)),
         resume=resume,
         device=device.value,
         devices=devices,
@@ -182,12 +182,8 @@ def _new_run(recipe: Recipe, devices: int) -> Path:
     return RUNS / run_name(recipe, started)
 
 
-def _newest_run(recipe: Recipe, debug_devices: int = 0) -> Path:
+def _newest_run(recipe: Recipe, devices: int, debug: bool) -> Path:
     """The run of this recipe that was last worked on, of those with just these settings if there are any.
-
-    Args:
-        recipe: As given.
-        debug_devices: Of a debug run, whose settings are changed; 0 for another.
 
     Raises:
         InputError: If there is none.
@@ -195,7 +191,7 @@ def _newest_run(recipe: Recipe, debug_devices: int = 0) -> Path:
     from dermseg.training.recipes import load_recipe
     from dermseg.training.run import shortened
 
-    recipe = shortened(recipe, debug_devices) if debug_devices else recipe
+    recipe = shortened(recipe, devices) if debug else recipe
     found = []
     for config in RUNS.glob("*/config.yaml"):
         try:

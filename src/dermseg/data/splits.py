@@ -22,10 +22,12 @@ from dermseg.data.catalog import ATTRIBUTES, PLAIN, Part, Sample
 from dermseg.data.duplicates import join, near_duplicates
 from dermseg.errors import DataError, InputError
 from dermseg.imaging import read_mask
+from dermseg.manifest import TrainingData
 
 Split = Literal["train", "tune", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 STRICTEST: tuple[Split, ...] = ("test", "tune", "train")
+ARCHIVE = frozenset(("isic2016", "isic2017", "isic2018", "ham10000"))
 SIDE_OF_PART: Mapping[Part, Split] = {"train": "train", "validation": "tune", "test": "test"}
 DEFAULT = Path(__file__).parents[1] / "splits" / "default.csv"
 ATTRIBUTE_TABLE = DEFAULT.with_name("attributes.csv")
@@ -57,9 +59,21 @@ def read(path: Path = DEFAULT) -> dict[str, Split]:
 
 
 def fingerprint(table: Mapping[str, Split]) -> str:
-    """The SHA-256 of a table, the same for any order of its rows."""
+    """The SHA-256 of a table, the same for any order of its rows, and for a copy of a shipped one."""
     rows = "".join(f"{name},{side}\n" for name, side in sorted(table.items()))
     return hashlib.sha256(rows.encode()).hexdigest()
+
+
+def may_have_seen(data: TrainingData, sources: Iterable[str], table_hash: str) -> bool:
+    """Whether weights may have been fitted on images of ``sources`` that another table than theirs puts elsewhere.
+
+    Args:
+        data: What the weights were fitted on.
+        sources: Data sets by name; those of the ISIC archive share images under one id.
+        table_hash: The other table's ``fingerprint``.
+    """
+    ours, theirs = ({"isic" if name in ARCHIVE else name for name in names} for names in (data.sources, sources))
+    return data.splits_hash not in (None, table_hash) and not ours.isdisjoint(theirs)
 
 
 def default_for(classes: Iterable[str]) -> Path:

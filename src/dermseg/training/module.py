@@ -25,8 +25,9 @@ from dermseg.training.scoring import TuneScorer
 class SegmentationTraining(lightning.LightningModule):
     """Trains a network as ``recipe`` says.
 
-    Logs ``train/loss`` for each step, and after each epoch ``tune/loss`` and the scores of ``TuneScorer``, such as
-    ``tune/jaccard``, at the thresholds that are best for ``recipe.monitor``.
+    Logs ``train/loss`` for each step, with ``train/loss_<name>`` where it is a sum of several, and after each epoch
+    ``tune/loss`` and the scores of ``TuneScorer``, such as ``tune/jaccard``, at the thresholds that are best for
+    ``recipe.monitor``.
 
     Attributes:
         model: The network.
@@ -78,10 +79,10 @@ class SegmentationTraining(lightning.LightningModule):
                 f"the training diverged: the loss is not a number in epoch {self.current_epoch + 1}, "
                 f"batch {batch_index + 1}; lower optimizer.lr, or set precision to 32-true"
             )
-        self.log("train/loss", loss, prog_bar=True, on_step=True, on_epoch=True, batch_size=len(image))
+        self.log("train/loss", loss, prog_bar=True, on_step=True, on_epoch=True, batch_size=len(image), sync_dist=True)
         if len(terms) > 1:
             named = {f"train/loss_{name}": term for name, term in zip(self._loss.names, terms.detach(), strict=True)}
-            self.log_dict(named, on_step=True, on_epoch=True, batch_size=len(image))
+            self.log_dict(named, on_step=True, on_epoch=True, batch_size=len(image), sync_dist=True)
         return loss
 
     def validation_step(self, batch: Batch) -> None:

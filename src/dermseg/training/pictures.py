@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -49,11 +48,12 @@ class Pictures(Callback):
         self._images: NDArray[np.uint8] = np.asarray(tune.images[chosen])
         self._truth: NDArray[np.bool_] = np.asarray(tune.masks[chosen]) > 127
         self._probability: list[NDArray[np.float32]] = []
-        self._drawn = -math.inf
+        self._drawn = 0.0
 
     @override
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Draw samples of the training images, once in a run."""
+        self._drawn = time.monotonic()
         path = self._folder / FIGURES / "dataset_samples.png"
         if not trainer.is_global_zero or self._train is None or path.exists():
             return

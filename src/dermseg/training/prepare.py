@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -69,7 +69,11 @@ def prepare(
         RecipeError: If a teacher does not go with the recipe.
     """
     teachers = teachers_of(recipe)  # refused here, not after the images have been fitted
+    start = None if recipe.start is None else Bundle.load(recipe.start)
     train, tune = sides(recipe, data, report)
+    table_hash = splits.fingerprint(table_of(recipe))
+    if report:
+        _remark_on_tables([*([start] if start else []), *teachers], {s.source for s in (*train, *tune)}, recipe, report)
     if at_most is not None:
         train, tune = (found[:: -(-len(found) // at_most)] for found in (train, tune))
     train_images, tune_images = (
@@ -91,15 +95,8 @@ def prepare(
             folder=cache_folder,
             progress=progress and partial(progress, "teachers look"),
         )
-    table_hash = splits.fingerprint(table_of(recipe))
-    known = {None, table_hash}
-    if recipe.data.splits is None:
-        known.add(splits.fingerprint(splits.read()))  # an attributes network may begin with a lesion network
-    for bundle in (*([] if recipe.start is None else [Bundle.load(recipe.start)]), *teachers):
-        if report and bundle.manifest.training_data.splits_hash not in known:
-            report(f"{bundle.name} was trained by another table of splits: it may have seen images of tune and test")
     sources = tuple(sorted({sample.source for sample in tune}))
-    weights = {} if recipe.start is None else {"weights it began with": Bundle.load(recipe.start).manifest.licence}
+    weights = {} if start is None else {"weights it began with": start.manifest.licence}
     # Numbered, for two may bear one name and have different licences.
     weights |= {f"teacher {place}, {bundle.name}": bundle.manifest.licence for place, bundle in enumerate(teachers, 1)}
     return RunData(
@@ -147,6 +144,18 @@ def sides(
                 "training needs some"
             )
     return train, tune
+
+
+def _remark_on_tables(
+    bundles: Iterable[Bundle], sources: Collection[str], recipe: Recipe, report: Callable[[str], None]
+) -> None:
+    """Say which bundles that a run begins with, or is taught by, may have seen what it is to be scored on."""
+    own = {splits.fingerprint(table_of(recipe))}
+    if recipe.data.splits is None:  # no image of the attributes' tune and test is in train of the lesion's table
+        own.add(splits.fingerprint(splits.read()))
+    for bundle in bundles:
+        if all(splits.may_have_seen(bundle.manifest.training_data, sources, each) for each in own):
+            report(f"{bundle.name} was trained by another table of splits: it may have seen images of tune and test")
 
 
 def table_of(recipe: Recipe) -> dict[str, Split]:
