@@ -437,7 +437,7 @@ def test_a_bundle_is_scored_by_the_table_it_was_trained_by(cli: Cli, tmp_path: P
     other, test = ("--splits", "other.csv"), ("--split", "test", "--no-report")
     note = (
         "note: dark may have been trained on images of test: it was trained by another table of splits; take that "
-        "(--splits TABLE; the shipped one without)"
+        "(--splits TABLE; the shipped without)"
     )
     assert run("evaluate --bundle dark", *test, *other) == (0, [note])
     assert run("evaluate --ensemble dark,older", *test, *other) == (0, [note])
@@ -445,12 +445,16 @@ def test_a_bundle_is_scored_by_the_table_it_was_trained_by(cli: Cli, tmp_path: P
     assert run("evaluate --bundle older", *test, *other) == (0, [])
     assert run("evaluate --bundle dark", *test, "--splits", "own.csv") == (0, [])
     assert run("evaluate --bundle dark", "--split", "all", "--no-report", *other) == (0, [])
-    for name in ("dark", "older"):
-        assert run(f"evaluate --bundle {name} --record", *test, *other) == (
+    for name, options, used in (
+        ("dark", other, "other.csv"),
+        ("older", other, "other.csv"),
+        ("dark", (), "the shipped one"),
+    ):
+        assert run(f"evaluate --bundle {name} --record --no-report --split all", *options) == (
             1,
             [
-                f"error: --record keeps scores by the table of splits that {name} was trained by, which other.csv is "
-                "not known to be; leave --splits out, or give that table"
+                f"error: --record keeps scores by the table of splits that {name} was trained by, and {used} is not "
+                "known to be that; take it (--splits TABLE; the shipped without)"
             ],
         )
     assert run("calibrate dark --output calibrated --split train", *other) == (

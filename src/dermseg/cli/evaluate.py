@@ -112,10 +112,11 @@ def evaluate(
     if record:
         scored, *_ = subject.bundles
         scored.check_writable()
-        if splits is not None and chosen.table != scored.manifest.training_data.splits_hash:
+        known = scored.manifest.training_data.splits_hash
+        if chosen.is_foreign_to(scored) or (splits is not None and known != chosen.table):
             raise InputError(
-                f"--record keeps scores by the table of splits that {scored.name} was trained by, which {splits} is "
-                "not known to be; leave --splits out, or give that table"
+                f"--record keeps scores by the table of splits that {scored.name} was trained by, and "
+                f"{splits or 'the shipped one'} is not known to be that; take it (--splits TABLE; the shipped without)"
             )
     chosen.remark_on(subject.bundles)
     predictor = subject.open(chosen, device, threshold, tta=tta, mc_dropout=mc_dropout, seed=seed)

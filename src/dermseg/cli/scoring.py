@@ -50,7 +50,7 @@ ProtocolOption = Annotated[
 ]
 
 
-OTHER_TABLE = "it was trained by another table of splits; take that (--splits TABLE; the shipped one without)"
+OTHER_TABLE = "it was trained by another table of splits; take that (--splits TABLE; the shipped without)"
 
 
 @dataclass(frozen=True)
