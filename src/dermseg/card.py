@@ -7,6 +7,7 @@ measured and trained on; intended use, subgroups, failures and cost are notes.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 
 from dermseg.manifest import Manifest
 
@@ -83,7 +84,7 @@ def _scores(manifest: Manifest) -> list[str]:
             f"**{score.data}, split `{score.split}`, {score.images} images** ({score.protocol}; mean [95 % interval])",
             _table({name: f"{m.mean:.3f} [{m.low:.3f}, {m.high:.3f}]" for name, m in score.metrics.items()}),
         ]
-    own = " --splits TABLE" * (manifest.training_data.splits_hash not in (None, _shipped_table(manifest)))
+    own = " --splits TABLE" * (manifest.training_data.splits_hash not in (None, _shipped_table(manifest.classes)))
     split = manifest.scores[-1].split
     return [
         *blocks,
@@ -91,10 +92,11 @@ def _scores(manifest: Manifest) -> list[str]:
     ]
 
 
-def _shipped_table(manifest: Manifest) -> str:
+@cache
+def _shipped_table(classes: tuple[str, ...]) -> str:
     from dermseg.data import splits  # segmenting does without
 
-    return splits.fingerprint(splits.table_for(manifest.classes))
+    return splits.fingerprint(splits.table_for(classes))
 
 
 def _limits(manifest: Manifest) -> list[str]:
