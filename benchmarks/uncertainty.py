@@ -5,7 +5,7 @@ metric; an image that two data sets share counts once. Then pictures that are no
 draws and did not fit on, and whatever photographs scikit-learn and scikit-image bring, where these are installed. Last
 the cost of each way of predicting, relative to a plain prediction.
 
-    python benchmarks/uncertainty.py --data DATA --output runs/uncertainty
+    python benchmarks/uncertainty.py --data DATA --quarantine benchmarks/lesion_seen.csv --output runs/uncertainty
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from scipy import stats
 
 from dermseg import foreign
 from dermseg.bundle import Bundle
-from dermseg.data import catalog, splits, tables
+from dermseg.data import catalog, quarantine, splits, tables
 from dermseg.data.catalog import LESION
 from dermseg.errors import DermsegError
 from dermseg.evaluation import evaluate
@@ -94,13 +94,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--bundle", default="lesion")
+    parser.add_argument("--quarantine", type=Path, action="append", default=[], help="a list of images to leave out")
     parser.add_argument("--output", type=Path, default=Path("runs/uncertainty"))
     parser.add_argument("--runs", type=int, default=9)
     arguments = parser.parse_args()
     make_folder(arguments.output)
     bundle = Bundle.load(arguments.bundle)
     segmenter = Segmenter(bundle, threads=1)
-    every = splits.select(catalog.with_masks(catalog.read(arguments.data), [LESION]), "test")
+    kept_samples = quarantine.keep(catalog.read(arguments.data), arguments.quarantine)
+    every = splits.select(catalog.with_masks(kept_samples, [LESION]), "test")
     samples = list({sample.id: sample for sample in reversed(every)}.values())[::-1]
 
     def look(sample: catalog.Sample) -> tuple[float, float, float, str]:
@@ -141,7 +143,7 @@ def main() -> None:
     place.plot(coverage_axis, best, "--", label="by true Jaccard (the best there could be)")
     place.axhline(1 - jaccard.mean(), color="grey", linewidth=0.8, label="in any order")
     place.set(xlabel="coverage: share of images kept", ylabel="risk: 1 - mean Jaccard", xlim=(0, 1), ylim=(0, None))
-    place.legend(frameon=False)
+    place.legend(frameon=False, loc="lower right")
     figure.savefig(arguments.output / "risk_coverage.png", dpi=160)
 
     for kind in foreign.REPORTING:
