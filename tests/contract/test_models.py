@@ -42,6 +42,7 @@ VARIANTS = {
     ),
     "ege-unet": Variant("ege-unet"),
     "light": Variant("light"),
+    "light-efficientnet": Variant("light", {"encoder": "efficientnet-lite0", "depth": 12}),
     "mask2former": Variant("mask2former", {**TINY_SWIN, "hidden": 64, "encoder_layers": 1, "decoder_layers": 2}),
     "swin-upernet": Variant("swin-upernet", {**TINY_SWIN, "width": 32}),
     "unet": Variant("unet", TINY_UNET),
@@ -64,7 +65,16 @@ VARIANTS = {
         },
     ),
 }
-EXPORTED = ["convnext-unet", "ege-unet", "light", "mask2former", "swin-upernet", "unet-group", "unet-all"]
+EXPORTED = [
+    "convnext-unet",
+    "ege-unet",
+    "light",
+    "light-efficientnet",
+    "mask2former",
+    "swin-upernet",
+    "unet-group",
+    "unet-all",
+]
 DS_ATTENTION_UNET = Variant(
     "unet",
     {

@@ -1,7 +1,7 @@
 """``light``: a network made for one CPU core.
 
-MobileNetV2's encoder (Sandler et al., CVPR 2018), down to 1/32, and a decoder of four plain convolutions.
-The encoder's batch normalisation is folded into its convolutions from the start: on a CPU in bfloat16
+MobileNetV2's encoder (Sandler et al., CVPR 2018), or an EfficientNet-Lite's, down to 1/32, and a decoder of four plain
+convolutions. The encoder's batch normalisation is folded into its convolutions from the start: on a CPU in bfloat16
 that doubles the speed of training.
 """
 
@@ -12,18 +12,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from dermseg.errors import choose_from
 from dermseg.models.blocks import ConvBlock, LateDropout, pad_to_multiple, resize
+from dermseg.models.efficientnet_lite import SCALING, EfficientNetLite
 from dermseg.models.pretrained import Pretrained, load_encoder
 
 STRIDE = 32
 SKIP_LAYERS = (1, 4, 11)  # the last layers at 1/4, 1/8 and 1/16
-LAST_LAYER = 15  # 320 channels at 1/32
-SKIP_CHANNELS = (16, 24, 32, 96)
+LAST_LAYER = 15  # at 1/32
 HUB_ID = "google/mobilenet_v2_1.0_224"
+MOBILENET = "mobilenet-v2"
 
 
 class Encoder(nn.Module):
     """MobileNetV2 without its classifier, normalisation folded; returns features at 1/2 to 1/32."""
+
+    channels = (16, 24, 32, 96, 320)
 
     def __init__(self, pretrained: Pretrained = None) -> None:
         super().__init__()
@@ -57,14 +61,20 @@ class Encoder(nn.Module):
 
 
 class Light(LateDropout):
-    """The shipped network: about 2.2 million parameters with one class.
+    """The shipped network: about 2.2 million parameters with one class and MobileNetV2.
 
     Args:
         classes: Output channels.
         widths: Channels of the decoder's blocks at 1/2, 1/4, 1/8 and 1/16 of the input.
         dropout: Share of feature maps dropped (2-D dropout) before the last block, in [0, 1).
-        pretrained: A folder of MobileNetV2 weights as transformers writes it, True for its ImageNet weights from the
-            hub, or None to begin from random weights.
+        pretrained: A folder of MobileNetV2 weights as transformers writes it, or a file of EfficientNet-Lite's; True
+            for MobileNetV2's ImageNet weights from the hub, or EfficientNet-Lite's from their Python package; or None
+            to begin from random weights.
+        encoder: ``mobilenet-v2``, or ``efficientnet-lite0`` to ``efficientnet-lite2``.
+        depth: Layers kept of an EfficientNet-Lite; all if None.
+
+    Raises:
+        ValueError: For an unknown encoder, or a depth that it does not have.
     """
 
     def __init__(
@@ -73,22 +83,33 @@ class Light(LateDropout):
         widths: tuple[int, int, int, int] = (32, 48, 64, 96),
         dropout: float = 0.1,
         pretrained: Pretrained = None,
+        encoder: str = MOBILENET,
+        depth: int | None = None,
     ) -> None:
         super().__init__()
-        self.encoder = Encoder(pretrained)
+        self.encoder: Encoder | EfficientNetLite
+        if encoder in SCALING:
+            self.encoder = EfficientNetLite(encoder, pretrained, depth)
+        elif encoder != MOBILENET:
+            raise ValueError(f"there is no encoder {encoder!r}; {choose_from(encoder, [MOBILENET, *SCALING])}")
+        elif depth is not None:
+            raise ValueError(f"depth is {depth}; {MOBILENET} has one depth, leave it out")
+        else:
+            self.encoder = Encoder(pretrained)
+        *skips, last = self.encoder.channels
         deepest = widths[-1] + 32
-        self.bottom = ConvBlock(320, deepest, kernel_size=1)
+        self.bottom = ConvBlock(last, deepest, kernel_size=1)
         # The whole picture's mean: at 1/32 a convolution still sees only a part of it.
-        self.context = nn.Linear(320, deepest)
+        self.context = nn.Linear(last, deepest)
         below = (*widths[1:], deepest)
         self.blocks = nn.ModuleList(
-            ConvBlock(inner + skip, width) for inner, skip, width in zip(below, SKIP_CHANNELS, widths, strict=True)
+            ConvBlock(inner + skip, width) for inner, skip, width in zip(below, skips, widths, strict=True)
         )
         self.dropout = nn.Dropout2d(dropout)
         self.head = nn.Conv2d(widths[0], classes, kernel_size=1)
 
     def features(self, image_BCHW: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """The embedding (B, 320); the decoder's features at 1/4, which dropout is of, and the encoder's at 1/2."""
+        """The deepest features' mean; the decoder's features at 1/4, which dropout is of, and the encoder's at 1/2."""
         finest, *skips, deepest = self.encoder(pad_to_multiple(image_BCHW, STRIDE))
         embedding = deepest.mean(dim=(2, 3))
         features = self.bottom(deepest) + self.context(embedding)[:, :, None, None]

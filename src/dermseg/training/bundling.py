@@ -140,7 +140,7 @@ def _beginning_of(recipe: Recipe) -> str:
     pretrained = recipe.model.arguments.get("pretrained")
     if pretrained is None or pretrained is False:
         return "random weights"
-    name = hub_id(recipe.model.name) if pretrained is True else Path(pretrained).name
+    name = hub_id(recipe.model.name, recipe.model.arguments) if pretrained is True else Path(pretrained).name
     return f"the pretrained weights {name}" + f" ({recipe.model.origin})" * bool(recipe.model.origin)
 
 
