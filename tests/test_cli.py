@@ -442,7 +442,13 @@ def test_a_bundle_is_scored_by_the_table_it_was_trained_by(cli: Cli, tmp_path: P
     assert run("evaluate --bundle dark", *test, *other) == (0, [note])
     assert run("evaluate --ensemble dark,older", *test, *other) == (0, [note])
     assert run("compare dark dark", *test, *other) == (0, [note])
+    sentence = f"{note.removeprefix('note: ')}."
+    assert json.loads((tmp_path / "evaluation" / "result.json").read_text())["remarks"] == [sentence]
+    assert json.loads((tmp_path / "comparison" / "comparison.json").read_text())["notes"].count(sentence) == 1
+    assert run("evaluate --bundle dark --split test", *other) == (0, [note])
+    assert (tmp_path / "evaluation" / "report.html").read_text().count(sentence) == 1
     assert run("evaluate --bundle older", *test, *other) == (0, [])
+    assert json.loads((tmp_path / "evaluation" / "result.json").read_text())["remarks"] == []
     assert run("evaluate --bundle dark", *test, "--splits", "own.csv") == (0, [])
     assert run("evaluate --bundle dark", "--split", "all", "--no-report", *other) == (0, [])
     for name, options, used in (

@@ -224,6 +224,7 @@ class Comparison:
             f"{tested}; the intervals of other metrics and of parts of the data describe, and are not adjusted for "
             "their number.",
         ]
+        notes += dict.fromkeys((*self.one.remarks, *self.other.remarks))
         if self.not_compared:
             notes.append(f"Not compared, for A and B take them at different sizes: {', '.join(self.not_compared)}.")
         if self.left_out:

@@ -120,6 +120,7 @@ class EvaluationResult:
         content_hash: SHA-256 over the truths' pixels and the images' ids, in hexadecimal: equal where two results are
             of the same data.
         operating_point: Of high sensitivity, where one was asked for.
+        remarks: Sentences on what puts the scores in doubt; they stand in files and reports, not in ``str``.
     """
 
     name: str
@@ -131,6 +132,7 @@ class EvaluationResult:
     thresholds: tuple[float, ...] = ()
     content_hash: str = ""
     operating_point: OperatingPoint | None = None
+    remarks: tuple[str, ...] = ()
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -239,6 +241,7 @@ class EvaluationResult:
             "thresholds": self.thresholds,
             "content_hash": self.content_hash,
             "operating_point": asdict(self.operating_point) if self.operating_point else None,
+            "remarks": self.remarks,
             "protocols": {
                 protocol.name: {
                     "description": protocol.description,

@@ -82,7 +82,7 @@ def compare(
     comparison.check_classes(*(subject.classes for subject in subjects.values()))
     masks = not all(subject.bundles for subject in subjects.values())
     chosen = choose(data, source, split, splits, quarantine, subjects["A"].classes, beside=masks)
-    chosen.remark_on(bundle for subject in subjects.values() for bundle in subject.bundles)
+    remarks = chosen.remarks_on(bundle for subject in subjects.values() for bundle in subject.bundles)
     first = subjects["A"].open(
         chosen, device, threshold_a, tta=tta and not plain_a, mc_dropout=0 if plain_a else mc_dropout, seed=seed
     )
@@ -105,7 +105,7 @@ def compare(
                 facts=report and side == "A",
                 progress=advance,
             )
-        results.append(replace(result, name=given))  # two bundles may bear one name
+        results.append(replace(result, name=given, remarks=remarks))  # two bundles may bear one name
     found = comparison.compare(*results)
     typer.echo(str(found))
     if report:

@@ -118,7 +118,7 @@ def evaluate(
                 f"--record keeps scores by the table of splits that {scored.name} was trained by, and "
                 f"{splits or 'the shipped one'} is not known to be that; take it (--splits TABLE; the shipped without)"
             )
-    chosen.remark_on(subject.bundles)
+    remarks = chosen.remarks_on(subject.bundles)
     predictor = subject.open(chosen, device, threshold, tta=tta, mc_dropout=mc_dropout, seed=seed)
     printed = protocols_of(protocol, predictor)
     output_folder(output, data, predictions)
@@ -133,6 +133,7 @@ def evaluate(
             thumbnail=page.thumbnail if report else None,
             progress=advance,
         )
+    result = replace(result, remarks=remarks)
     # A threshold is chosen on tune, and reported on test.
     if report and sensitivity and split == "test" and chosen.tune and predictor.input_size is not None:
         with progress_bar(len(chosen.tune), "choosing an operating point on tune") as advance:

@@ -77,11 +77,14 @@ class Chosen:
 
         return may_have_seen(bundle.manifest.training_data, {sample.source for sample in self.samples}, self.table)
 
-    def remark_on(self, bundles: Iterable[Bundle]) -> None:
-        """Say which bundles may have been trained on images of a split that is not meant for training."""
-        for name in dict.fromkeys(bundle.name for bundle in bundles if self.is_foreign_to(bundle)):
-            if self.split in ("tune", "test"):
-                typer.echo(f"note: {name} may have been trained on images of {self.split}: {OTHER_TABLE}", err=True)
+    def remarks_on(self, bundles: Iterable[Bundle]) -> tuple[str, ...]:
+        """Say, and give as sentences, which bundles may have been trained on images not meant for training."""
+        foreign = dict.fromkeys(bundle.name for bundle in bundles if self.is_foreign_to(bundle))
+        names = foreign if self.split in ("tune", "test") else ()
+        remarks = [f"{name} may have been trained on images of {self.split}: {OTHER_TABLE}" for name in names]
+        for remark in remarks:
+            typer.echo(f"note: {remark}", err=True)
+        return tuple(f"{remark}." for remark in remarks)
 
 
 def choose(

@@ -86,6 +86,7 @@ def of_split(split: str, predictors: Iterable[Predictor]) -> Iterator[str]:
 def stands_out(result: EvaluationResult, factors: Sequence[Factor], predictor: Predictor) -> Iterator[str]:
     """What a reader must not overlook, in sentences."""
     yield from of_split(result.split, [predictor])
+    yield from result.remarks
     if result.failures:
         yield f"Not scored, and in no mean: {count(len(result.failures), 'image')}."
     if not result.images:
