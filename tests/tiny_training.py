@@ -1,4 +1,4 @@
-"""A training run that takes a moment: what callbacks see of one, without the real network and data."""
+"""A training run that takes a moment, and weights drawn for networks: without the real network and data."""
 
 from __future__ import annotations
 
@@ -124,3 +124,15 @@ def fit(
     train, tune = (DataLoader(cast(Any, pairs), batch_size=BATCH_SIZE) for _ in range(2))
     trainer.fit(module, train, tune, ckpt_path=last, weights_only=True)
     return module
+
+
+def draw_weights(network: nn.Module) -> None:
+    """Give convolutions and normalisation values that keep features in range and cannot be mistaken for the first."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_in")
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.6, 1.2)
+            nn.init.normal_(module.bias, 0, 0.2)
+            module.get_buffer("running_mean").normal_(0, 0.2)
+            module.get_buffer("running_var").uniform_(0.5, 2)

@@ -23,6 +23,7 @@ from dermseg.models.blocks import Outputs, pad_to_multiple
 from dermseg.models.initialisation import INITIALISATIONS, initialise
 from dermseg.models.light import LAST_LAYER, SKIP_LAYERS, Encoder, Light
 from dermseg.models.swin_upernet import pool
+from tests.tiny_training import draw_weights
 
 torch.set_num_threads(1)  # these networks and images are too small to share
 
@@ -505,14 +506,7 @@ def assert_folded(folder: Path, image_BCHW: Tensor) -> None:
 def test_the_folded_encoder_is_the_one_of_transformers(tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = MobileNetV2Model(MobileNetV2Config(tf_padding=True), add_pooling_layer=False)
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_in")
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.weight, 0.6, 1.2)
-            nn.init.normal_(module.bias, 0, 0.2)
-            module.get_buffer("running_mean").normal_(0, 0.2)
-            module.get_buffer("running_var").uniform_(0.5, 2)
+    draw_weights(network)
     network.save_pretrained(tmp_path)
     assert_folded(tmp_path, image(2, 96, 64))
 
