@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -23,7 +23,20 @@ from playwright.sync_api import expect, sync_playwright
 
 from dermseg.bundle import Bundle
 from dermseg.imaging import encode_image
-from tests.service import PROBLEM, Service, command, disc, form, request, serving, two_classes, until
+from tests.service import (
+    PROBLEM,
+    START_SECONDS,
+    STOP_SECONDS,
+    Service,
+    command,
+    disc,
+    form,
+    is_ready,
+    request,
+    serving,
+    two_classes,
+    until,
+)
 
 LONG = "/segment?mc_samples=50"
 STOPPING = "the service is stopping; try again later"
@@ -251,3 +264,36 @@ def test_what_was_accepted_is_finished(dark_bundle: Bundle) -> None:
         lines = [json.loads(line) for line in batch.result().text.splitlines()]
         assert [set(line) for line in lines] == [{"file", "result"}] * 12
         service.ended()
+
+
+def is_free(service: Service) -> bool:
+    """Whether its port is."""
+    try:
+        socket.create_server(service.address).close()
+    except OSError:
+        return False
+    return True
+
+
+def test_workers_end_when_their_parent_is_killed(dark_bundle: Bundle, tmp_path: Path) -> None:
+    """Else they would keep the port."""
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(
+            command("--port", "0", "--workers", "2", "-b", dark_bundle.path),
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            start_new_session=True,
+        )
+
+    try:
+        assert process.stdout is not None
+        killed = Service(process.stdout.readline().split()[-3], process, tmp_path / "log")
+        until(lambda: is_ready(killed), START_SECONDS)
+        assert not is_free(killed)
+        process.kill()
+        until(lambda: is_free(killed), STOP_SECONDS)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()

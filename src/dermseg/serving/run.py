@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import math
+import multiprocessing
 import os
 import signal
 import socket
 import tempfile
+import threading
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import uvicorn
+from starlette.types import ASGIApp
 from uvicorn.supervisors import Multiprocess
 
 from dermseg.errors import InputError
@@ -53,7 +56,7 @@ def run(
     with _listen(host, port) as listener, tempfile.TemporaryDirectory(prefix="dermseg-metrics-") as shared:
         several = workers > 1
         server = uvicorn.Config(
-            partial(create_app, config, Path(shared) if several else None),
+            partial(_worker, config, Path(shared)) if several else partial(create_app, config),
             factory=True,
             workers=workers,
             http=BoundedHttp,
@@ -85,6 +88,19 @@ def run(
                 uvicorn.Server(server).run(sockets=[listener])
         except KeyboardInterrupt:
             pass
+
+
+def _worker(config: ServiceConfig, shared: Path) -> ASGIApp:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    return create_app(config, shared)
+
+
+def _end_with_parent() -> None:
+    """A parent that is killed cannot stop its workers, which would keep the port."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _listen(host: str, port: int) -> socket.socket:
