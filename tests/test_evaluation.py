@@ -699,6 +699,7 @@ def test_json_holds_everything() -> None:
         "thresholds": [],
         "content_hash": "",
         "operating_point": None,
+        "remarks": [],
         "protocols": {"official": {"description": "a protocol", "summaries": {"ph2": summary, "all": summary}}},
         "images": [
             {

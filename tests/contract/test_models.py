@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from functools import cache
 from pathlib import Path
@@ -255,19 +256,27 @@ def test_training_goes_on_after_inference(name: str) -> None:
 
 
 @pytest.mark.parametrize("mode", ["train", "eval"])
-def test_bfloat16_gives_finite_logits_near_those_of_float32(name: str, mode: str) -> None:
-    network = trained(name)
-    batch = image(4, 64, 96)
-    with torch.no_grad():
-        exact = network(batch)
+def test_bfloat16_gives_logits_and_a_gradient_near_those_of_float32(name: str, mode: str) -> None:
+    network = copy.deepcopy(trained(name)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    batch = image(4, 64, 96).contiguous(memory_format=torch.channels_last)
+    exact = network(batch)
+    total(exact).backward()  # type: ignore[no-untyped-call]
+    slopes = gradient(network)
+    network.zero_grad()
     network.train(mode == "train")
     with torch.autocast("cpu", torch.bfloat16):
         outputs = network(batch)
     total(outputs).backward()  # type: ignore[no-untyped-call]
     assert all(torch.isfinite(logits).all() for logits in every(outputs))
-    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in network.parameters())
+    assert torch.isfinite(gradient(network)).all()
     if mode == "eval":
         assert (outputs.float() - exact).abs().mean() < 0.05 * exact.std() + 0.02
+        assert torch.cosine_similarity(gradient(network), slopes, dim=0) > 0.9
+
+
+def gradient(network: nn.Module) -> Tensor:
+    """Of all parameters that have one, flat."""
+    return torch.cat([parameter.grad.flatten() for parameter in network.parameters() if parameter.grad is not None])
 
 
 def test_weights_fit_a_network_built_by_the_same_arguments(name: str) -> None:

@@ -43,6 +43,21 @@ class SeparableConv(nn.Sequential):
         )
 
 
+class DilatedConv(nn.Conv2d):
+    """A depthwise 3x3 convolution of dilation ``rate``, always in float32; the size stays.
+
+    In bfloat16 with channels last, on a CPU with AVX-512, torch 2.13 gets its gradient wrong, or crashes.
+    """
+
+    def __init__(self, channels: int, rate: int) -> None:
+        super().__init__(channels, channels, 3, padding=rate, dilation=rate, groups=channels)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, C, H, W) -> the same shape."""
+        with torch.autocast(features.device.type, enabled=False):
+            return super().forward(features.float())
+
+
 class HadamardProduct(nn.Module):
     """Multiplies features by a learned map of their channels and ``axes``, resized to them and convolved.
 
@@ -106,10 +121,7 @@ class AggregationBridge(nn.Module):
         super().__init__()
         self.project = nn.Conv2d(lower_channels, channels, 1)
         width = 2 * channels // GROUPS + classes
-        self.groups = nn.ModuleList(
-            nn.Sequential(ChannelNorm(width), nn.Conv2d(width, width, 3, padding=rate, dilation=rate, groups=width))
-            for rate in DILATIONS
-        )
+        self.groups = nn.ModuleList(nn.Sequential(ChannelNorm(width), DilatedConv(width, rate)) for rate in DILATIONS)
         self.join = nn.Sequential(ChannelNorm(GROUPS * width), nn.Conv2d(GROUPS * width, channels, 1))
 
     def forward(self, skip: Tensor, lower: Tensor, mask: Tensor) -> Tensor:
