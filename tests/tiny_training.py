@@ -127,7 +127,7 @@ def fit(
 
 
 def draw_weights(network: nn.Module) -> None:
-    """Give convolutions and normalisation values that keep features in range and cannot be mistaken for the first."""
+    """Give convolutions and normalisation values that keep features in range and are not their initial ones."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_in")

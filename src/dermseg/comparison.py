@@ -224,12 +224,12 @@ class Comparison:
             f"{tested}; the intervals of other metrics and of parts of the data describe, and are not adjusted for "
             "their number.",
         ]
-        notes += dict.fromkeys((*self.one.remarks, *self.other.remarks))
         if self.not_compared:
             notes.append(f"Not compared, for A and B take them at different sizes: {', '.join(self.not_compared)}.")
         if self.left_out:
             notes.append(f"Left out, for A or B has no score of them: {count(self.left_out, 'image')}.")
         results: dict[Side, EvaluationResult] = {"A": self.one, "B": self.other}
+        notes += [f"{side}: {remark}" for side, of in results.items() for remark in of.remarks]
         return notes + [f"{side}: {line.strip()}" for side, of in results.items() for line in of.failure_lines()]
 
     def __str__(self) -> str:

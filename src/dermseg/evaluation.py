@@ -120,7 +120,7 @@ class EvaluationResult:
         content_hash: SHA-256 over the truths' pixels and the images' ids, in hexadecimal: equal where two results are
             of the same data.
         operating_point: Of high sensitivity, where one was asked for.
-        remarks: Sentences on what puts the scores in doubt; they stand in files and reports, not in ``str``.
+        remarks: Sentences on what puts the scores in doubt.
     """
 
     name: str
@@ -173,7 +173,7 @@ class EvaluationResult:
 
     def __str__(self) -> str:
         """For each protocol a table of one row a metric and one column a data set; then what could not be scored."""
-        lines = [f"{self.name} on {self.data}, split {self.split}"]
+        lines = [f"{self.name} on {self.data}, split {self.split}", *self.remarks]
         parts = self.parts()
         if len(parts) == 2:  # One data set, whose numbers those over all would only repeat.
             del parts[ALL]

@@ -44,7 +44,7 @@ VARIANTS = {
     ),
     "ege-unet": Variant("ege-unet"),
     "light": Variant("light"),
-    "light-efficientnet": Variant("light", {"encoder": "efficientnet-lite0", "depth": 12}),
+    "light-efficientnet": Variant("light", {"encoder": "efficientnet-lite0"}),
     "mask2former": Variant("mask2former", {**TINY_SWIN, "hidden": 64, "encoder_layers": 1, "decoder_layers": 2}),
     "swin-upernet": Variant("swin-upernet", {**TINY_SWIN, "width": 32}),
     "unet": Variant("unet", TINY_UNET),

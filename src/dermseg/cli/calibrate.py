@@ -9,7 +9,7 @@ import typer
 
 from dermseg.cli.bundles import WHICH
 from dermseg.cli.progress import progress_bars
-from dermseg.cli.scoring import OTHER_TABLE, Data, Quarantine, Sources, Splits, choose
+from dermseg.cli.scoring import OTHER_TABLE, TAKE_ITS_TABLE, Data, Quarantine, Sources, Splits, choose
 from dermseg.errors import InputError, few
 
 
@@ -61,7 +61,7 @@ def calibrate(
             "own with --splits"
         )
     if chosen.is_foreign_to(given):
-        raise InputError(f"{given.name} cannot be calibrated by this table: {OTHER_TABLE}")
+        raise InputError(f"{given.name} cannot be calibrated by this table: {OTHER_TABLE}; {TAKE_ITS_TABLE}")
     with progress_bars() as update:
         if quality is None:
             quality = len(given.manifest.classes) == 1

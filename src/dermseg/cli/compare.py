@@ -21,6 +21,7 @@ from dermseg.cli.scoring import (
     output_folder,
     protocols_of,
     tell_of_earlier,
+    tell_of_remarks,
 )
 from dermseg.cli.segment import Device, McDropout, Seed, Tta
 from dermseg.errors import InputError, extra
@@ -82,7 +83,8 @@ def compare(
     comparison.check_classes(*(subject.classes for subject in subjects.values()))
     masks = not all(subject.bundles for subject in subjects.values())
     chosen = choose(data, source, split, splits, quarantine, subjects["A"].classes, beside=masks)
-    remarks = chosen.remarks_on(bundle for subject in subjects.values() for bundle in subject.bundles)
+    remarks = {side: chosen.remarks_on(subject.bundles) for side, subject in subjects.items()}
+    tell_of_remarks(remark for each in remarks.values() for remark in each)
     first = subjects["A"].open(
         chosen, device, threshold_a, tta=tta and not plain_a, mc_dropout=0 if plain_a else mc_dropout, seed=seed
     )
@@ -105,7 +107,7 @@ def compare(
                 facts=report and side == "A",
                 progress=advance,
             )
-        results.append(replace(result, name=given, remarks=remarks))  # two bundles may bear one name
+        results.append(replace(result, name=given, remarks=remarks[side]))  # two bundles may bear one name
     found = comparison.compare(*results)
     typer.echo(str(found))
     if report:

@@ -22,6 +22,7 @@ from dermseg.cli.scoring import (
     output_folder,
     protocols_of,
     tell_of_earlier,
+    tell_of_remarks,
 )
 from dermseg.cli.segment import Device, McDropout, Seed, Tta, names_in
 from dermseg.errors import DataError, InputError, extra
@@ -119,6 +120,7 @@ def evaluate(
                 f"{splits or 'the shipped one'} is not known to be that; take it (--splits TABLE; the shipped without)"
             )
     remarks = chosen.remarks_on(subject.bundles)
+    tell_of_remarks(remarks)
     predictor = subject.open(chosen, device, threshold, tta=tta, mc_dropout=mc_dropout, seed=seed)
     printed = protocols_of(protocol, predictor)
     output_folder(output, data, predictions)

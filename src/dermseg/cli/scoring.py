@@ -50,7 +50,8 @@ ProtocolOption = Annotated[
 ]
 
 
-OTHER_TABLE = "it was trained by another table of splits; take that (--splits TABLE; the shipped without)"
+OTHER_TABLE = "it was trained by another table of splits"
+TAKE_ITS_TABLE = "take that (--splits TABLE; the shipped without)"
 
 
 @dataclass(frozen=True)
@@ -78,13 +79,10 @@ class Chosen:
         return may_have_seen(bundle.manifest.training_data, {sample.source for sample in self.samples}, self.table)
 
     def remarks_on(self, bundles: Iterable[Bundle]) -> tuple[str, ...]:
-        """Say, and give as sentences, which bundles may have been trained on images not meant for training."""
+        """Sentences on which bundles may have been trained on images of a split that is not meant for training."""
         foreign = dict.fromkeys(bundle.name for bundle in bundles if self.is_foreign_to(bundle))
         names = foreign if self.split in ("tune", "test") else ()
-        remarks = [f"{name} may have been trained on images of {self.split}: {OTHER_TABLE}" for name in names]
-        for remark in remarks:
-            typer.echo(f"note: {remark}", err=True)
-        return tuple(f"{remark}." for remark in remarks)
+        return tuple(f"{name} may have been trained on images of {self.split}: {OTHER_TABLE}." for name in names)
 
 
 def choose(
@@ -150,6 +148,12 @@ def output_folder(path: Path, *inputs: Path | None) -> None:
     probe = path / ".dermseg"
     write_bytes(probe, b"")
     probe.unlink()
+
+
+def tell_of_remarks(remarks: Iterable[str]) -> None:
+    """Say, before the scoring, what puts its scores in doubt and what helps."""
+    for remark in dict.fromkeys(remarks):
+        typer.echo(f"note: {remark.removesuffix('.')}; {TAKE_ITS_TABLE}", err=True)
 
 
 def tell_of_earlier(page: Path) -> None:

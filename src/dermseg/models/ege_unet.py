@@ -44,7 +44,7 @@ class SeparableConv(nn.Sequential):
 
 
 class DilatedConv(nn.Conv2d):
-    """A depthwise 3x3 convolution of dilation ``rate``, always in float32; the size stays.
+    """A depthwise 3x3 convolution of dilation ``rate``, in its weights' precision, not autocast's; the size stays.
 
     In bfloat16 with channels last, on a CPU with AVX-512, torch 2.13 gets its gradient wrong, or crashes.
     """
@@ -55,7 +55,7 @@ class DilatedConv(nn.Conv2d):
     def forward(self, features: Tensor) -> Tensor:
         """(B, C, H, W) -> the same shape."""
         with torch.autocast(features.device.type, enabled=False):
-            return super().forward(features.float())
+            return super().forward(features.to(self.weight.dtype))
 
 
 class HadamardProduct(nn.Module):

@@ -14,7 +14,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from dermseg.errors import choose_from
 from dermseg.models.blocks import ConvBlock, LateDropout, pad_to_multiple, resize
-from dermseg.models.efficientnet_lite import SCALING, EfficientNetLite
+from dermseg.models.efficientnet_lite import SCALING, EfficientNetLite, package
 from dermseg.models.pretrained import Pretrained, load_encoder
 
 STRIDE = 32
@@ -60,6 +60,11 @@ class Encoder(nn.Module):
         return levels
 
 
+def pretrained_name(encoder: object) -> str:
+    """What ``pretrained: true`` gives the encoder of that name: a name on the hub, or of a Python package."""
+    return package(str(encoder)) if encoder in list(SCALING) else HUB_ID
+
+
 class Light(LateDropout):
     """The shipped network: about 2.2 million parameters with one class and MobileNetV2.
 
@@ -71,10 +76,9 @@ class Light(LateDropout):
             for MobileNetV2's ImageNet weights from the hub, or EfficientNet-Lite's from their Python package; or None
             to begin from random weights.
         encoder: ``mobilenet-v2``, or ``efficientnet-lite0`` to ``efficientnet-lite2``.
-        depth: Layers kept of an EfficientNet-Lite; all if None.
 
     Raises:
-        ValueError: For an unknown encoder, or a depth that it does not have.
+        ValueError: For an unknown encoder.
     """
 
     def __init__(
@@ -84,18 +88,15 @@ class Light(LateDropout):
         dropout: float = 0.1,
         pretrained: Pretrained = None,
         encoder: str = MOBILENET,
-        depth: int | None = None,
     ) -> None:
         super().__init__()
         self.encoder: Encoder | EfficientNetLite
-        if encoder in SCALING:
-            self.encoder = EfficientNetLite(encoder, pretrained, depth)
-        elif encoder != MOBILENET:
-            raise ValueError(f"there is no encoder {encoder!r}; {choose_from(encoder, [MOBILENET, *SCALING])}")
-        elif depth is not None:
-            raise ValueError(f"depth is {depth}; {MOBILENET} has one depth, leave it out")
-        else:
+        if encoder == MOBILENET:
             self.encoder = Encoder(pretrained)
+        elif encoder in list(SCALING):
+            self.encoder = EfficientNetLite(encoder, pretrained)
+        else:
+            raise ValueError(f"there is no encoder {encoder!r}; {choose_from(str(encoder), [MOBILENET, *SCALING])}")
         *skips, last = self.encoder.channels
         deepest = widths[-1] + 32
         self.bottom = ConvBlock(last, deepest, kernel_size=1)

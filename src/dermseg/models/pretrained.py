@@ -16,7 +16,7 @@ from torch import nn
 from dermseg.errors import RecipeError
 
 Pretrained = bool | str | Path | None
-"""Where weights come from: None or False is random, True the model hub, else a folder."""
+"""Where weights come from: None or False is random, True the hub or a Python package, else a folder or file."""
 
 FILES = ("config.json", "model.safetensors")
 HUB_TIMEOUT = 5.0  # seconds until a hub that does not answer counts as unreachable

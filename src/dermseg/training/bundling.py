@@ -19,7 +19,7 @@ from dermseg.data.cache import PADDING, CachedImages
 from dermseg.errors import RecipeError
 from dermseg.export import export
 from dermseg.manifest import Architecture, Manifest, Normalisation, TrainingData
-from dermseg.models import build, hub_id
+from dermseg.models import build, pretrained_name
 from dermseg.training.config import Recipe
 from dermseg.training.normalisation import NORMALISATIONS
 
@@ -140,7 +140,7 @@ def _beginning_of(recipe: Recipe) -> str:
     pretrained = recipe.model.arguments.get("pretrained")
     if pretrained is None or pretrained is False:
         return "random weights"
-    name = hub_id(recipe.model.name, recipe.model.arguments) if pretrained is True else Path(pretrained).name
+    name = pretrained_name(recipe.model.name, recipe.model.arguments) if pretrained is True else Path(pretrained).name
     return f"the pretrained weights {name}" + f" ({recipe.model.origin})" * bool(recipe.model.origin)
 
 
