@@ -399,6 +399,18 @@ def test_zoom_stays_in_its_range_and_uses_it() -> None:
     assert 22 <= int((zoom < 1).sum()) <= 42  # halving is as likely as doubling
 
 
+def test_some_images_keep_their_size_and_the_others_are_zoomed_as_ever() -> None:
+    sizes = []
+    for share in (1.0, 0.25):
+        torch.manual_seed(0)
+        sizes.append(on_mask(disc(12), only(scale=(0.5, 0.6), scaled=share)).sum(dim=(1, 2, 3)))
+    zoomed, some = sizes
+    kept = some > 0.9 * disc(12, count=1).sum()
+    assert 40 <= int(kept.sum()) <= 56
+    torch.testing.assert_close(some[kept], disc(12).sum(dim=(1, 2, 3))[kept])
+    assert torch.equal(some[~kept], zoomed[~kept])
+
+
 def test_rotation_stays_in_its_range_and_uses_it() -> None:
     x, y = centroid(on_mask(disc(5, 18, 0), only(rotation=30)))
     torch.testing.assert_close(torch.hypot(x, y), torch.full((COUNT,), 18.0), rtol=0, atol=0.1)

@@ -43,7 +43,7 @@ def numbered(count: int, classes: int = 1, side: int = 2) -> CachedImages:
 
 
 def tune_set(images: CachedImages) -> TuneSet:
-    return TuneSet(images, np.arange(len(images), dtype=np.int64) % 3)
+    return TuneSet(images, np.arange(len(images), dtype=np.int64) % 3, ("one", "two", "three"))
 
 
 def epoch_of(sampler: ShuffledBatches, epoch: int) -> list[list[int]]:
@@ -217,7 +217,7 @@ place, rank, devices = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 distributed.init_process_group("gloo", init_method=f"file://{place}", rank=rank, world_size=devices)
 number = np.arange(21, dtype=np.uint8)[:, None, None, None]
 images = CachedImages(np.broadcast_to(number, (21, 2, 2, 3)), np.broadcast_to(number, (21, 1, 2, 2)), "")
-data = CachedData(images, TuneSet(images, np.zeros(21, np.int64)), 6, seed=4, sampling="balanced")
+data = CachedData(images, TuneSet(images, np.zeros(21, np.int64), ("one",)), 6, seed=4, sampling="balanced")
 train = data.train_dataloader()
 train.sampler.set_epoch(2)
 print(json.dumps([[batch[0][:, 0, 0, 0].tolist() for batch in loader] for loader in (train, data.val_dataloader())]))

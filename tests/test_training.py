@@ -637,15 +637,20 @@ def test_a_class_without_masks_is_refused(place: Place, tmp_path: Path) -> None:
     [
         ({"model": {"name": "unet3000"}}, "there is no model 'unet3000'; did you mean 'unet'?"),
         ({"model": {"name": "light", "arguments": {"depth": 3}}}, "model 'light' "),
+        (
+            {"model": {"name": "light", "arguments": {"encoder": "efficientnet-lite7"}}},
+            "model 'light' does not take these arguments: there is no encoder 'efficientnet-lite7'; did you mean ",
+        ),
         ({"loss": {"dyce": 1}}, "there is no loss 'dyce'; did you mean 'dice'?"),
     ],
 )
-def test_names_that_do_not_exist_are_refused_and_no_folder_is_made(
+def test_names_that_do_not_exist_are_refused_before_images_are_prepared(
     place: Place, tmp_path: Path, settings: dict[str, Any], sentence: str
 ) -> None:
-    message = refusal(RecipeError, lambda: place.train(tmp_path / "run", place.recipe(**settings)))
+    recipe = place.recipe(**settings)
+    message = refusal(RecipeError, lambda: place.train(tmp_path / "run", recipe, cache_folder=tmp_path / "cache"))
     assert message.startswith(sentence)
-    assert not (tmp_path / "run").exists()
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_loss_that_is_not_a_number_stops_the_run(place: Place, tmp_path: Path) -> None:

@@ -65,6 +65,8 @@ def warp(image: Tensor, mask: Tensor, config: AugmentationConfig, padding: float
         return image, mask
     count, channels, height, width = image.shape
     zoom = torch.exp(_uniform(count, math.log(config.scale[0]), math.log(config.scale[1])))
+    if config.scaled < 1:  # else not drawn, so that the other changes stay as they are
+        zoom = torch.where(torch.rand(count) < config.scaled, zoom, 1.0)
     stretch = torch.exp(_uniform(count, math.log1p(-config.aspect), -math.log1p(-config.aspect)) / 2)
     flip = torch.where(torch.rand(count) < config.flip, -1.0, 1.0)  # with a half turn it mirrors the other axis
     shift = _uniform((count, 2), -config.shift, config.shift)

@@ -113,6 +113,7 @@ class AugmentationConfig(_Strict):
     )
     rotation: float = Field(180.0, ge=0, le=180, description="degrees to either side")
     scale: tuple[PositiveFloat, PositiveFloat] = Field((0.75, 1.35), description="zoom, 1 is none")
+    scaled: float = Field(1.0, ge=0, le=1, description="probability of that zoom; the others keep their size")
     aspect: float = Field(0.15, ge=0, lt=1, description="stretch of one axis against the other, as a share")
     shift: float = Field(0.1, ge=0, lt=1, description="of the image's side")
     mirror: float = Field(0.0, ge=0, le=1, description="probability that mirrored skin, not grey, lies around an image")
@@ -172,7 +173,7 @@ class AugmentationConfig(_Strict):
         """The same changes with ``strength`` worked into the ranges."""
         if self.strength == 1:
             return self
-        values: dict[str, Any] = self.model_dump(exclude={"strength", "scale", "holes", "hole_size"})
+        values: dict[str, Any] = self.model_dump(exclude={"strength", "scale", "scaled", "holes", "hole_size"})
         values = {name: value * self.strength for name, value in values.items()}
         return self.model_copy(
             update=values | {"strength": 1.0, "scale": tuple(zoom**self.strength for zoom in self.scale)}

@@ -26,10 +26,11 @@ Batch = tuple[Tensor, Tensor, Tensor]
 
 @dataclass(frozen=True)
 class TuneSet:
-    """The images of ``tune``, and the index of the data set each is from."""
+    """The images of ``tune``, the index of the data set each is from, and the data sets' names."""
 
     images: CachedImages
     source_of: np.ndarray[tuple[int], np.dtype[np.int64]]
+    sources: tuple[str, ...]
 
 
 class _Batches(Dataset[Batch]):
@@ -160,6 +161,9 @@ class CachedData(lightning.LightningDataModule):
         seed: Of the training images' order.
         sampling: ``balanced`` draws images with rare classes more often, see ``balancing_weights``.
         images_per_epoch: None takes each training image once, or draws as many as there are.
+
+    Attributes:
+        sources: Names of the data sets on ``tune``, by the indices in its batches.
     """
 
     def __init__(
@@ -175,6 +179,7 @@ class CachedData(lightning.LightningDataModule):
         super().__init__()
         self._train = train
         self._tune = tune
+        self.sources = tune.sources
         self._batch_size = batch_size
         self._seed = seed
         self._weights = balancing_weights(train.shown()) if sampling == "balanced" else None

@@ -35,7 +35,7 @@ class SegmentationTraining(lightning.LightningModule):
         learning_rate: Of the network's parts without their own rate.
     """
 
-    def __init__(self, recipe: Recipe, sources: tuple[str, ...]) -> None:
+    def __init__(self, recipe: Recipe) -> None:
         super().__init__()
         self.recipe = recipe
         self.model = build(
@@ -52,7 +52,6 @@ class SegmentationTraining(lightning.LightningModule):
         self.thresholds = dict.fromkeys(recipe.classes, 0.5)
         self._loss = WeightedSum(recipe.loss)
         self._terms_of_outputs = deep_supervised(self._loss.terms, recipe.deep_supervision)
-        self._scorer = TuneScorer(recipe.classes, sources, recipe.monitor)
         self.train()  # Lightning keeps the modes it finds, and pretrained parts come in that of evaluation
 
     def train(self, mode: bool = True) -> SegmentationTraining:
@@ -84,6 +83,11 @@ class SegmentationTraining(lightning.LightningModule):
             named = {f"train/loss_{name}": term for name, term in zip(self._loss.names, terms.detach(), strict=True)}
             self.log_dict(named, on_step=True, on_epoch=True, batch_size=len(image), sync_dist=True)
         return loss
+
+    def on_validation_epoch_start(self) -> None:
+        """Begin to count anew, by the data's own names of its data sets."""
+        sources = cast(Any, self.trainer).datamodule.sources
+        self._scorer = TuneScorer(self.recipe.classes, sources, self.recipe.monitor)
 
     def validation_step(self, batch: Batch) -> None:
         """Count hits and misses of each image at every threshold."""

@@ -34,13 +34,11 @@ class RunData:
     Attributes:
         train: The training images.
         tune: The images that choose checkpoint and thresholds.
-        sources: Names of the data sets on ``tune``, by the indices of ``tune.source_of``.
         description: What the bundle says of it.
     """
 
     train: CachedImages
     tune: TuneSet
-    sources: tuple[str, ...]
     description: TrainingData
 
 
@@ -101,8 +99,7 @@ def prepare(
     weights |= {f"teacher {place}, {bundle.name}": bundle.manifest.licence for place, bundle in enumerate(teachers, 1)}
     return RunData(
         train=train_images,
-        tune=TuneSet(tune_images, np.array([sources.index(sample.source) for sample in tune], np.int64)),
-        sources=sources,
+        tune=TuneSet(tune_images, np.array([sources.index(sample.source) for sample in tune], np.int64), sources),
         description=TrainingData(
             sources=dict(Counter(sample.source for sample in train)),
             licences={sample.source: sample.licence for sample in (*train, *tune)} | weights,

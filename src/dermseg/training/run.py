@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import lightning
 import numpy as np
@@ -57,6 +57,7 @@ EXPECTED_WARNINGS = (
     "The '.*_dataloader' does not have many workers",  # a memory map needs none
     r"Found \d+ module\(s\) in eval mode",  # frozen parts
     "GPU available but not used",  # as the user asked
+    "It is recommended to use `self.log",  # the scores of tune are of all devices already
     "`torch.jit.script_method` is deprecated",  # the compiler's own use of torch
 )
 
@@ -114,6 +115,10 @@ def train(
         _check_folder(folder, resume)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     lightning.seed_everything(recipe.seed, verbose=False)
+    # Part of a step's time on a CPU, for memory that nothing reads before it is written.
+    cast(Any, torch.utils.deterministic).fill_uninitialized_memory = False
+    # A name in the recipe that does not exist is noticed here, before images are prepared and anything is written.
+    module = _module(recipe)
     run_data = prepare(
         recipe,
         data,
@@ -144,8 +149,8 @@ def train(
             rate = _found_before(folder) if resume else _find_rate(recipe, run_data, arguments)
             recipe = recipe.model_copy(update={"optimizer": recipe.optimizer.model_copy(update={"lr": rate})})
             report(f"learning rate {rate:.2g}")
-        # A name in the recipe that does not exist is noticed here, before anything is written.
-        module, datamodule = _module(recipe, run_data), _batches(recipe, run_data)
+            module = _module(recipe)
+        datamodule = _batches(recipe, run_data)
         manifest = Manifest(folder / MANIFEST, data=run_data.description.model_dump(mode="json"), seed=recipe.seed)
         tracker = None
         if resume:
@@ -200,8 +205,8 @@ def moving_average(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Ten
     return average
 
 
-def _module(recipe: Recipe, data: RunData) -> SegmentationTraining:
-    module = SegmentationTraining(recipe, data.sources)
+def _module(recipe: Recipe) -> SegmentationTraining:
+    module = SegmentationTraining(recipe)
     if recipe.start is not None:
         begin_with(module.model, Bundle.load(recipe.start), recipe)
     return module
@@ -257,8 +262,7 @@ def _find_rate(recipe: Recipe, data: RunData, arguments: dict[str, Any]) -> floa
     Fastest by the rate's logarithm, in which it grows evenly: its own suggestion is by the rate itself, and so of the
     noise at the lowest ones.
     """
-    datamodule = _batches(recipe, data)
-    module = _module(recipe, data)
+    datamodule, module = _batches(recipe, data), _module(recipe)
     with tempfile.TemporaryDirectory() as scratch, _one_sentence(recipe):
         trainer = lightning.Trainer(
             **arguments,
