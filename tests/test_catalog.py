@@ -499,6 +499,22 @@ def test_a_mask_of_another_part_or_of_none_is_not_an_images(tmp_path: Path) -> N
     assert masks(read(tmp_path)) == {"test/a": None, "train/a": tmp_path / "masks/train/a.png"}
 
 
+def test_masks_without_parts_are_of_the_images_of_every_part(tmp_path: Path) -> None:
+    plant(tmp_path, "images/train/a.png", "images/val/a_b.png", "masks/a.png", "masks/a_b.png", "masks/a_b_hair.png")
+    samples = read(tmp_path)
+    assert parts(samples) == {"a": "train", "a_b": "validation"}
+    assert {sample.id: {name: path.name for name, path in sample.masks.items()} for sample in samples} == {
+        "a": {"lesion": "a.png"},
+        "a_b": {"lesion": "a_b.png", "hair": "a_b_hair.png"},
+    }
+
+
+def test_one_name_in_two_parts_and_masks_without_parts_are_refused(tmp_path: Path) -> None:
+    plant(tmp_path, "images/train/a.png", "images/val/a.png", "masks/a.png")
+    with pytest.raises(DataError, match="have one name, and it cannot be said which is meant; rename one"):
+        read(tmp_path)
+
+
 def test_the_innermost_part_counts(tmp_path: Path) -> None:
     plant(tmp_path, "train/images/test/a.png", "train/masks/test/a.png", "test/train/images/b.png")
     assert parts(read(tmp_path)) == {"a": "test", "b": "train"}

@@ -14,6 +14,8 @@ archives unpack. What is found follows these rules, so that no file is taken for
   beside its image, and neither it nor one above it holds another data set.
 - ``train``, ``val`` and ``test`` (``Training_set``, ``test-images``) in the path of a user's own images, the folder
   that is read included, are their part; the innermost counts. Of folders side by side, all name a part or none does.
+- Where all images are in parts and no mask is, a mask is of the image of its name in any part, and no two images may
+  have one name.
 - ``images/`` without masks counts in the folder that is read and one below, not deeper.
 - ``metadata.csv`` beside a user's own images, or beside the folder of their part, says what is known of them, and
   in ``group``, ``patient_id`` or ``lesion_id`` (the first of these that an image has counts) which belong together.
@@ -286,10 +288,14 @@ def _own(folder: Folder, beside: bool) -> list[Found]:
     elif not masks and not (masks := _split_off_masks(images)) and len(folder.home) > 1:
         return []
     found = []
-    for part, paths in images.items():
-        by_id = _by_stem(paths)
+    part_of_image = {path: part for part, paths in images.items() for path in paths}
+    in_one_folder = masks.keys() == {None} and None not in images
+    for part in [None] if in_one_folder else images:
+        by_id = _by_stem(part_of_image if in_one_folder else images[part])
         masks_of = _suffixed(_by_stem(masks.get(part, ())), by_id.keys())
-        found += [Found(id, path, masks_of.get(id, {}), part or folder.part) for id, path in by_id.items()]
+        found += [
+            Found(id, path, masks_of.get(id, {}), part_of_image[path] or folder.part) for id, path in by_id.items()
+        ]
     return found
 
 
