@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import lightning
 import numpy as np
@@ -115,8 +115,6 @@ def train(
         _check_folder(folder, resume)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     lightning.seed_everything(recipe.seed, verbose=False)
-    # Part of a step's time on a CPU, for memory that nothing reads before it is written.
-    cast(Any, torch.utils.deterministic).fill_uninitialized_memory = False
     # A name in the recipe that does not exist is noticed here, before images are prepared and anything is written.
     module = _module(recipe)
     run_data = prepare(
