@@ -116,7 +116,8 @@ def train(
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     lightning.seed_everything(recipe.seed, verbose=False)
     # A name in the recipe that does not exist is noticed here, before images are prepared and anything is written.
-    module = _module(recipe)
+    with _expected_warnings():
+        module = _module(recipe)
     run_data = prepare(
         recipe,
         data,
@@ -140,9 +141,7 @@ def train(
         "deterministic": "warn" if recipe.deterministic else False,
         "num_sanity_val_steps": 0,
     }
-    with warnings.catch_warnings():
-        for message in EXPECTED_WARNINGS:
-            warnings.filterwarnings("ignore", message)
+    with _expected_warnings():
         if find_lr:
             rate = _found_before(folder) if resume else _find_rate(recipe, run_data, arguments)
             recipe = recipe.model_copy(update={"optimizer": recipe.optimizer.model_copy(update={"lr": rate})})
@@ -234,6 +233,15 @@ def _weights(folder: Path, recipe: Recipe) -> list[Callback]:
     if recipe.early_stopping is not None:
         callbacks.append(_EarlyStopping(score, patience=recipe.early_stopping, mode="max"))
     return callbacks
+
+
+@contextmanager
+def _expected_warnings() -> Iterator[None]:
+    """Says nothing of ``EXPECTED_WARNINGS``."""
+    with warnings.catch_warnings():
+        for message in EXPECTED_WARNINGS:
+            warnings.filterwarnings("ignore", message)
+        yield
 
 
 @contextmanager
