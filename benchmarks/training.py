@@ -237,7 +237,8 @@ def main() -> None:
     scratch = Path(tempfile.mkdtemp())
     try:
         images = cache.load(samples, recipe.classes, recipe.input_size, folder=scratch)
-        data = CachedData(images, TuneSet(images, np.zeros(len(images), np.int64)), recipe.batch_size, recipe.seed)
+        tune = TuneSet(images, np.zeros(len(images), np.int64), ("isic2017",))
+        data = CachedData(images, tune, recipe.batch_size, recipe.seed)
         dataset = Files(samples, recipe)
         # A turn's images and no more: batches that the workers prepare in vain would count against them.
         drawn = RandomSampler(dataset, num_samples=options.steps * recipe.batch_size)
