@@ -5,7 +5,7 @@ metric; an image that two data sets share counts once. Then pictures that are no
 draws and did not fit on, and whatever photographs scikit-learn and scikit-image bring, where these are installed. Last
 the cost of each way of predicting, relative to a plain prediction.
 
-    python benchmarks/uncertainty.py --data DATA --quarantine benchmarks/lesion_seen.csv --output runs/uncertainty
+    python benchmarks/uncertainty.py --data DATA --output runs/uncertainty
 """
 
 from __future__ import annotations

@@ -183,7 +183,7 @@ def test_every_layer_that_is_listed_gives_a_map(name: str) -> None:
     [
         ("convnext-unet", "encoder", (48, 2, 2)),
         ("ege-unet", "encoder.5", (64, 2, 2)),
-        ("light", "bottom", (128, 2, 2)),
+        ("light", "blocks.3", (96, 4, 4)),
         ("mask2former", "encoder", (256, 2, 2)),
         ("swin-upernet", "encoder", (256, 2, 2)),
         ("unet", "encoder.2", (24, 16, 16)),
@@ -192,6 +192,11 @@ def test_every_layer_that_is_listed_gives_a_map(name: str) -> None:
 def test_the_default_layer_is_the_deepest(name: str, layer: str, shape: tuple[int, int, int]) -> None:
     assert default_layer(trained(name, 2)) == layer
     assert explanation.layers(trained(name, 2), SIZE)[layer] == shape
+
+
+def test_a_place_by_itself_is_explained_before_the_decoder() -> None:
+    assert default_layer(trained("light", 2), "hirescam") == "bottom"
+    assert default_layer(trained("unet", 2), "hirescam") == default_layer(trained("unet", 2))
 
 
 def test_tokens_are_the_map_they_are_made_into() -> None:
@@ -237,7 +242,8 @@ def randomised() -> nn.Module:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_map_is_of_the_weights_not_of_the_image(method: Method) -> None:
-    network, size = shipped()._network, 192
+    network = shipped()._network
+    shapes = explanation.layers(network, 192)
     prepared = [shipped()._segmenter.prepare(synthetic.draw(seed, (192, 256)).pixels) for seed in (1, 2, 3)]
     changed = randomised()
     correlations = []
@@ -246,8 +252,9 @@ def test_the_map_is_of_the_weights_not_of_the_image(method: Method) -> None:
         region = torch.from_numpy(prediction.probabilities[0] > 0.5)
         assert region.any()
         batch = torch.from_numpy(one.image_CHW[None])
-        maps = [activation_map(each, batch, 0, region, "bottom", method).ravel() for each in (network, changed)]
-        assert len(maps[0]) == (size // 32) ** 2
+        layer = default_layer(network, method)
+        maps = [activation_map(each, batch, 0, region, layer, method).ravel() for each in (network, changed)]
+        assert len(maps[0]) == np.prod(shapes[layer][1:])
         assert all(np.ptp(each) > 0 for each in maps)
         correlations.append(spearmanr(*maps).statistic)
     assert np.mean(correlations) < 0.5
@@ -257,7 +264,7 @@ def test_the_shipped_bundle_looks_at_the_lesion() -> None:
     for seed in (1, 2, 3):
         found = shipped()(synthetic.draw(seed, (192, 256)).pixels)
         mask = found.prediction.mask
-        assert found.layer == "bottom"
+        assert found.layer == "blocks.3"
         assert found.heat[mask].mean() > 2 * found.heat[~mask].mean()
 
 
@@ -276,7 +283,7 @@ def test_the_map_of_a_point_is_near_it(x: int) -> None:
     assert found.heat.shape == (192, 384)
     left, right = found.heat[:, :192].sum(), found.heat[:, 192:].sum()
     near, far = (left, right) if x == 96 else (right, left)
-    assert near > 100 * far
+    assert near > 30 * far
     assert found.target == (x, 96)
 
 
