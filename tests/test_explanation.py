@@ -189,7 +189,7 @@ def test_every_layer_that_is_listed_gives_a_map(name: str) -> None:
         ("unet", "encoder.2", (24, 16, 16)),
     ],
 )
-def test_the_default_layer_is_the_deepest(name: str, layer: str, shape: tuple[int, int, int]) -> None:
+def test_the_default_layer_is_a_deep_one(name: str, layer: str, shape: tuple[int, int, int]) -> None:
     assert default_layer(trained(name, 2)) == layer
     assert explanation.layers(trained(name, 2), SIZE)[layer] == shape
 

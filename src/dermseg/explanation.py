@@ -223,8 +223,8 @@ def explain(
         source: A path, the bytes of a file, a PIL image, or a uint8 array (H, W, 3) in RGB.
         method: ``gradcam`` and ``gradcam++`` weigh each channel of the layer as a whole, so all places with the same
             features are lit; ``hirescam`` weighs each place by itself and is the one for a point.
-        layer: Name of a layer of the network, as ``Explainer.layers`` lists them; the deepest, which ``default_layer``
-            tells, if None.
+        layer: Name of a layer of the network, as ``Explainer.layers`` lists them; if None, what ``default_layer``
+            gives for the method.
         class_name: The bundle's first class if None.
         target: ``lesion``, the predicted area of the class, or a point (x, y) in pixels of the image, from its left
             upper corner.
@@ -239,13 +239,13 @@ def explain(
 
 
 def default_layer(network: nn.Module, method: Method = "gradcam") -> str:
-    """The bottleneck of a registered model: its encoder's last stage, or of ``light`` one that follows it.
+    """The layer that explains a registered model best: its encoder's last stage, or of ``light`` one that follows it.
 
-    A layer that gives several levels is explained by the deepest. One weight a channel does not suit ``light``'s
-    encoder, whose features are of any sign, nor surely ``bottom``, which the picture's mean joins afterwards: on eight
-    dermoscopy images Grad-CAM's mean heat at ``bottom`` was 0.39 within the lesion and 0.22 around it, at the
-    decoder's first block 0.59 and 0.01. HiResCAM stays at ``bottom``: at the block its map depends more on where the
-    lesion was found than on the weights.
+    A layer that gives several levels is explained by the deepest. One weight a channel suits neither ``light``'s
+    encoder, whose features are of any sign, nor reliably ``bottom``, to which the picture's mean is added afterwards:
+    on eight dermoscopy images Grad-CAM's mean heat at ``bottom`` was 0.39 within the lesion and 0.22 around it, at the
+    decoder's first block, the last of ``blocks``, 0.59 and 0.01. HiResCAM takes ``bottom``: at the block its map
+    depends more on where the lesion was found than on the weights.
     """
     from torch import nn
 

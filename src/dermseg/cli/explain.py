@@ -31,7 +31,7 @@ def explain(
     ] = None,
     bundle: Annotated[str, typer.Option("--bundle", "-b", help=f"{WHICH}.")] = "lesion",
     method: Annotated[Method, typer.Option(help="For a point, hirescam: the others light all alike.")] = Method.gradcam,
-    layer: Annotated[str | None, typer.Option(help="By which layer of the network [the deepest].")] = None,
+    layer: Annotated[str | None, typer.Option(help="By which layer of the network [a deep one].")] = None,
     list_layers: Annotated[bool, typer.Option("--list-layers", help="List the layers and do no more.")] = False,
     class_name: Annotated[str | None, typer.Option("--class", help="What to explain [the bundle's first].")] = None,
     point: Annotated[
