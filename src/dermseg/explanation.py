@@ -180,7 +180,7 @@ class Explainer:
         prepared = self._segmenter.prepare(source)
         prediction = self._segmenter.predict(prepared)
         region_SS = _region(prediction, index, target)
-        layer = layer or default_layer(self._network, method)
+        layer = layer or default_layer(self._network, method, target)
         image_BCHW = torch.from_numpy(prepared.image_CHW[None]).to(self._device)
         region_HW = torch.from_numpy(region_SS).to(self._device)
         with self._tapping:
@@ -224,7 +224,7 @@ def explain(
         method: ``gradcam`` and ``gradcam++`` weigh each channel of the layer as a whole, so all places with the same
             features are lit; ``hirescam`` weighs each place by itself and is the one for a point.
         layer: Name of a layer of the network, as ``Explainer.layers`` lists them; if None, what ``default_layer``
-            gives for the method.
+            gives for the method and target.
         class_name: The bundle's first class if None.
         target: ``lesion``, the predicted area of the class, or a point (x, y) in pixels of the image, from its left
             upper corner.
@@ -238,21 +238,21 @@ def explain(
     return Explainer(bundle, device=device)(source, method=method, layer=layer, class_name=class_name, target=target)
 
 
-def default_layer(network: nn.Module, method: Method = "gradcam") -> str:
+def default_layer(network: nn.Module, method: Method = "gradcam", target: Target = "lesion") -> str:
     """The layer that explains a registered model best: its encoder's last stage, or of ``light`` one that follows it.
 
     A layer that gives several levels is explained by the deepest. One weight a channel suits neither ``light``'s
     encoder, whose features are of any sign, nor reliably ``bottom``, to which the picture's mean is added afterwards:
     on eight dermoscopy images Grad-CAM's mean heat at ``bottom`` was 0.39 within the lesion and 0.22 around it, at the
-    decoder's first block, the last of ``blocks``, 0.59 and 0.01. HiResCAM takes ``bottom``: at the block its map
-    depends more on where the lesion was found than on the weights.
+    decoder's first block, the last of ``blocks``, 0.59 and 0.01. HiResCAM of a whole lesion takes ``bottom``: at
+    the block its map depends more on where the lesion was found than on the weights. Of a point that is what it is for.
     """
     from torch import nn
 
     if "bottom" in (children := dict(network.named_children())):
         blocks = children["blocks"]
         assert isinstance(blocks, nn.ModuleList)
-        return "bottom" if method == "hirescam" else f"blocks.{len(blocks) - 1}"
+        return "bottom" if (method, target) == ("hirescam", "lesion") else f"blocks.{len(blocks) - 1}"
     encoder = network.get_submodule("encoder")
     return f"encoder.{len(encoder) - 1}" if isinstance(encoder, nn.ModuleList) else "encoder"
 
