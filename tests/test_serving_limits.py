@@ -178,7 +178,7 @@ class Served:
 @pytest.fixture(scope="module")
 def served() -> Iterator[Served]:
     budget = ByteBudget(round(SMALL.max_pending * 2**20))
-    with serve(guard(tiny_app(), SMALL, budget)) as address:
+    with serve(guard(tiny_app(), SMALL, budget), http=BoundedHttp) as address:
         yield Served(address, budget)
 
 
@@ -334,6 +334,7 @@ def test_a_body_longer_than_promised_is_no_part_of_the_request(served: Served, c
             received += piece
     assert re.findall(rb"HTTP/1.1 (\d+)", received) in ([b"200", b"400"], [b"400"])
     assert b'"size":6' not in received
+    assert b"application/problem+json" in received
     assert [record.getMessage() for record in caplog.records] == ["Invalid HTTP request received."]
     caplog.clear()
 
@@ -465,6 +466,42 @@ def test_a_body_that_comes_when_the_time_is_over_is_refused() -> None:
         assert (answer.status, answer.headers["retry-after"]) == (503, "2")
         assert answer.problem["detail"] == "the service is stopping; try again later"
         assert httpx.get(f"http://{address}/health").status_code == 200
+
+
+# --- offers of another protocol ---------------------------------------------------------------------------------------
+
+OFFER = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABkAAQBAAAAAAIAAAAA")
+
+
+@pytest.mark.parametrize("after", [0, 1, 40, 5000])
+def test_an_offer_of_another_protocol_is_ignored(served: Served, after: int) -> None:
+    body = head("/health", method="GET") + b"x" * 20
+    whole = head("/segment", *OFFER, f"Content-Length: {len(body)}") + body
+    cut = whole.index(b"\r\n\r\n") + 4 if not after else min(after, len(whole))
+    with served.connection() as connection:
+        for _ in range(2):
+            for piece in (whole[:cut], whole[cut:]):
+                connection.sendall(piece)
+                time.sleep(0.05)
+            answer = read_answer(connection)
+            assert (answer.status, answer.body) == (200, b'{"size":%d}' % len(body))
+        connection.sendall(head("/segment", *OFFER, "Transfer-Encoding: chunked") + chunk(b"abc") + chunk(b""))
+        assert read_answer(connection).body == b'{"size":3}'
+        connection.sendall(head("/health", *OFFER, method="GET"))
+        assert read_answer(connection).status == 200
+    until(lambda: served.budget.held == 0)
+
+
+@pytest.mark.parametrize("said", [b"nonsense\r\n\r\n", head("here:80", method="CONNECT"), b"GET / HTTP/9.9\r\n\r\n"])
+def test_what_is_no_request_is_answered_by_a_problem(served: Served, said: bytes, caplog: Any) -> None:
+    with served.connection() as connection:
+        connection.sendall(said)
+        answer = read_to_end(connection)
+    assert (answer.status, answer.headers["content-type"]) == (400, "application/problem+json")
+    assert (
+        json.loads(answer.body)["detail"] == "this is no HTTP request that could be read; send one as /docs describes"
+    )
+    caplog.clear()
 
 
 # --- connections ------------------------------------------------------------------------------------------------------

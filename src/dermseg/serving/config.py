@@ -39,7 +39,8 @@ class ServiceConfig(BaseModel):
         queue: The most images that are being worked on or wait; beyond it requests are refused for the moment.
         batch: The most images the network is given at a time; 1 is one at a time.
         batch_delay: The longest time an image waits for others to share a batch with.
-        threads: Images in work at a time outside the network; the number of cores if None.
+        threads: Cores that images may take, so many being decoded or encoded at a time and so many batches in the
+            network; the number of cores if None.
         drain: The longest time to finish what was accepted, when the service stops.
     """
 

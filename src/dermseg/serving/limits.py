@@ -17,6 +17,7 @@ from collections.abc import Collection, Mapping
 from http import HTTPStatus
 from typing import Any, cast
 
+import httptools
 from starlette.datastructures import MutableHeaders
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -33,7 +34,6 @@ OPEN_PATHS = frozenset(
 """What probes ask for, and the description of the service, which takes the token itself; these need none."""
 
 EXPOSED_HEADERS = (
-    "Content-Disposition",
     "Retry-After",
     "Server-Timing",
     "WWW-Authenticate",
@@ -360,11 +360,48 @@ class BodyLimit:
         return None
 
 
+class _PlainParser:
+    """httptools' parser, but a request that offers another protocol is read as one that does not.
+
+    Java's HTTP client offers HTTP/2 unasked. httptools ends such a request after its head, and would read its body as
+    the next one; a server that does not take up the offer is to ignore it (RFC 9110, section 7.8).
+
+    Args:
+        protocol: It is told of such a head twice, at first while ``should_upgrade()`` says yes.
+    """
+
+    def __init__(self, protocol: HttpToolsProtocol) -> None:
+        self._protocol = protocol
+        self._begin()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._parser, name)
+
+    def feed_data(self, data: bytes) -> None:
+        """Take what the client sends."""
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as offer:
+            protocol, method = self._protocol, self._parser.get_method()
+            if method == b"CONNECT":
+                raise httptools.HttpParserInvalidMethodError("this is no proxy") from None
+            lines = [name + b": " + value for name, value in protocol.headers if name != b"upgrade"]
+            start = b" ".join([method, protocol.url, b"HTTP/" + self._parser.get_http_version().encode()])
+            self._begin()
+            self._parser.feed_data(b"\r\n".join([start, *lines, b"", b""]))
+            self.feed_data(data[offer.args[0] :])
+
+    def _begin(self) -> None:
+        self._parser = httptools.HttpRequestParser(self._protocol)
+        self._parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn has it
+
+
 class BoundedHttp(HttpToolsProtocol):
     """A connection as uvicorn has it, within bounds that uvicorn has not.
 
     What is no body, heads above all, must be small, and a head must arrive in time. What is written must be taken in
-    time, too: a client that does not read would keep its answer here for ever. Who oversteps a bound is cut off.
+    time, too: a client that does not read would keep its answer here for ever. Who oversteps a bound is cut off. An
+    offer of another protocol is ignored, and what is no HTTP is answered by a problem document.
 
     Attributes:
         most_connections: At a time; many systems let a process open no more than 1024 files.
@@ -380,6 +417,7 @@ class BoundedHttp(HttpToolsProtocol):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.parser = cast(Any, _PlainParser(self))
         self._bytes = 0
         self._head: asyncio.TimerHandle | None = None
         self._answer: asyncio.TimerHandle | None = None
@@ -409,6 +447,8 @@ class BoundedHttp(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Wait for the head no longer."""
+        if self.parser.should_upgrade():
+            return  # it comes again
         if self._head:
             self._head.cancel()
             self._head = None
@@ -421,8 +461,14 @@ class BoundedHttp(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """Count anew for the next request."""
+        if self.parser.should_upgrade():
+            return
         self._bytes = 0
         super().on_message_complete()
+
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002  - uvicorn's words
+        """Refuse what is no HTTP."""
+        self._refuse(ProblemError(400, "this is no HTTP request that could be read; send one as /docs describes"))
 
     def pause_writing(self) -> None:
         """Begin to wait for the client to read."""
@@ -445,8 +491,8 @@ class BoundedHttp(HttpToolsProtocol):
         return self.cycle is None or self.cycle.response_complete
 
     def _refuse(self, problem: ProblemError) -> None:
-        """Close the connection, with an answer unless another one may be under way."""
-        if self._is_idle():
+        """Close the connection, with an answer unless another one is under way."""
+        if self._is_idle() or not self.cycle.response_started:
             answer = problem_response(problem, None)
             head = [f"HTTP/1.1 {problem.status} {HTTPStatus(problem.status).phrase}".encode()]
             head += [name + b": " + value for name, value in (*answer.raw_headers, (b"connection", b"close"))]
