@@ -127,6 +127,15 @@ def test_split_writes_tables_that_training_and_evaluation_take(mine: Path, metho
     assert result.exit_code == 0, result.output
 
 
+def test_split_replaces_no_table(mine: Path) -> None:
+    run("split", mine)
+    before = Path("data-split/splits.csv").read_bytes()
+    result = CliRunner().invoke(app, ["data", "split", str(mine), "--seed", "1"])
+    assert result.exit_code == 1
+    assert "splits.csv exists, and may have been edited; rename or delete it first" in result.output
+    assert Path("data-split/splits.csv").read_bytes() == before
+
+
 def test_split_reports_what_leaks_into_another_data_set(mine: Path, tmp_path: Path) -> None:
     images = sorted((mine / "images").iterdir())
     for part in ("images", "masks"):
@@ -160,8 +169,8 @@ def test_own_sides_are_not_forgotten_silently(mine: Path) -> None:
     for kind in ("images", "masks"):
         (mine / kind).rmdir()
     assert "the data have sides of their own, which this draw does not keep" in run("split", mine).output
-    run("split", mine, "--method", "official")
-    tested = [row["id"] for row in table(Path("data-split/splits.csv")) if row["split"] == "test"]
+    run("split", mine, "--method", "official", "--output", "official")
+    tested = [row["id"] for row in table(Path("official/splits.csv")) if row["split"] == "test"]
     assert tested == sorted(path.stem for path in (mine / "test" / "images").iterdir())
 
 

@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from dermseg.errors import RecipeError
 from dermseg.training.config import OptimizerConfig, ScheduleConfig
+from dermseg.training.module import freeze
 from dermseg.training.optimization import make_optimizer, make_schedules
 
 torch.set_num_threads(1)
@@ -112,7 +113,7 @@ def test_a_network_without_encoder_has_one_group() -> None:
 
 def test_a_frozen_network_is_refused() -> None:
     with pytest.raises(RecipeError, match=r"^the recipe freezes the whole network.*shorten freeze$"):
-        make_optimizer(network().requires_grad_(False), config())
+        freeze(network(), ("encoder", "head"))
 
 
 # --- optimizers: the updates

@@ -482,8 +482,25 @@ def test_yaml_without_settings_is_refused(tmp_path: Path, content: str) -> None:
     assert refusal(recipe) == f"{recipe} is no recipe: expected settings as 'key: value'"
 
 
+def test_a_name_too_long_for_a_file_is_no_recipe() -> None:
+    assert refusal("a" * 5000).startswith("there is no recipe or YAML file 'aaa")
+
+
+@pytest.mark.parametrize("setting", ["name=2024-13-01", "seed=0b_"])
+def test_a_value_that_is_no_date_or_number_is_refused(smallest: str, setting: str) -> None:
+    assert refusal(smallest, setting) == f"cannot read the value of {setting!r}: it is not YAML"
+
+
+@pytest.mark.parametrize("name", ["classes", "initialisation", "name"])
+def test_a_setting_of_its_own_is_no_argument_of_the_network(smallest: str, name: str) -> None:
+    assert f"'{name}' is no argument of the network but a setting of its own" in refusal(
+        smallest, f"model.arguments.{name}=3"
+    )
+
+
 @pytest.mark.parametrize(
-    "content", [b"name: [1\nmodel: x\n", b"a: b: c\n", b"name: \xff\xfe\n", b"\x89PNG\r\n\x1a\n\x00"]
+    "content",
+    [b"name: 2024-13-01\n", b"name: [1\nmodel: x\n", b"a: b: c\n", b"name: \xff\xfe\n", b"\x89PNG\r\n\x1a\n\x00"],
 )
 def test_what_is_not_yaml_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "tiny.yaml"

@@ -573,6 +573,8 @@ def test_a_table_gives_the_split_of_ids_and_groups(tmp_path: Path) -> None:
     table = tmp_path / "splits.csv"
     table.write_text("split,id,group,note\ntrain,a,L1,x\ntrain,b,L1,\ntest,c,c,\n", encoding="utf-8-sig")
     assert read(table) == {"a": "train", "b": "train", "L1": "train", "c": "test"}
+    table.write_text("id,group,split\na,,train\nb,,test\n")  # without groups
+    assert read(table) == {"a": "train", "b": "test"}
 
 
 def test_a_missing_table_is_refused(tmp_path: Path) -> None:
@@ -592,6 +594,7 @@ def test_a_missing_table_is_refused(tmp_path: Path) -> None:
         (b"id,group,split\na,a,dev\n", ": a has split 'dev'; expected one of train, tune, test"),
         (b"id,group,split\na,a,Train\n", ": a has split 'Train'; expected one of train, tune, test"),
         (b"id,group,split\na,a\n", ": a has split ''; expected one of train, tune, test"),
+        (b"id,group,split\n,L,train\n", ": a row has no id; expected that of an image, such as ISIC_0000000"),
         (b"id,group,split\na,L,train\na,L,test\n", ": a is in both train and test; it must be in one"),
         (b"id,group,split\na,L,train\nb,L,tune\n", ": L is in both train and tune; it must be in one"),
         (b"id,group,split\nL,x,train\nb,L,tune\n", ": L is in both train and tune; it must be in one"),

@@ -23,6 +23,7 @@ import numpy as np
 import pytest
 import torch
 from torch.nn.modules.module import register_module_forward_pre_hook
+from torch.optim.swa_utils import AveragedModel
 from transformers import MobileNetV2Config, MobileNetV2Model
 
 from dermseg import synthetic
@@ -325,6 +326,17 @@ def test_the_moving_average_forgets_where_a_short_run_began() -> None:
     assert float(average(torch.zeros(()), torch.ones(()), 10**6)) == pytest.approx(0.001)
 
 
+def test_the_moving_average_leaves_an_index_as_it_is() -> None:
+    network = build("swin-upernet", classes=1, width=16, depths=[1, 1, 1, 1], embed_dim=32)
+    averaged = AveragedModel(network, avg_fn=moving_average(0.999), use_buffers=True)
+    for _ in range(50):
+        averaged.update_parameters(network)
+    whole = {name: buffer for name, buffer in network.named_buffers() if not buffer.is_floating_point()}
+    assert any("relative_position_index" in name for name in whole)
+    for name, buffer in whole.items():
+        assert torch.equal(buffer, averaged.module.get_buffer(name)), name
+
+
 def test_a_run_may_begin_with_the_weights_of_a_bundle(small: Run, place: Place, tmp_path: Path) -> None:
     still = {"lr": 1e-12, "weight_decay": 0}
     recipe = place.recipe(model=DRAWING, start=str(small.bundle.path), epochs=1, optimizer=still)
@@ -619,7 +631,10 @@ def test_a_split_without_images_is_refused(place: Place, tmp_path: Path, side: s
     (tmp_path / "splits.csv").write_text("\n".join(["id,group,split", *rows]))
     recipe = place.recipe(data={"splits": tmp_path / "splits.csv"})
     message = refusal(DataError, lambda: place.train(tmp_path / "run", recipe))
-    assert message == f"{place.data} has no image with masks of lesion in the split '{side}'; training needs some"
+    assert message == (
+        f"{place.data} has no image with masks of lesion in the split '{side}'; training needs some; draw sides with "
+        "'dermseg data split' and give --set data.splits=TABLE"
+    )
     assert not (tmp_path / "run").exists()
 
 
@@ -642,6 +657,8 @@ def test_a_class_without_masks_is_refused(place: Place, tmp_path: Path) -> None:
             "model 'light' does not take these arguments: there is no encoder 'efficientnet-lite7'; did you mean ",
         ),
         ({"loss": {"dyce": 1}}, "there is no loss 'dyce'; did you mean 'dice'?"),
+        ({"schedule": {"warmup": 3}}, "schedule.warmup is 3 epochs in a run of 3; make it shorter"),
+        ({"freeze": ["encoder", "bottom", "context", "blocks", "head"]}, "the recipe freezes the whole network"),
     ],
 )
 def test_names_that_do_not_exist_are_refused_before_images_are_prepared(
@@ -671,6 +688,12 @@ def test_a_batch_that_the_devices_cannot_share_is_refused(place: Place, tmp_path
 def test_a_part_that_is_not_there_cannot_be_frozen(place: Place, tmp_path: Path) -> None:
     message = refusal(RecipeError, lambda: place.train(tmp_path / "run", place.recipe(freeze=["backbone"])))
     assert message.startswith("cannot freeze 'backbone': the network has no such part; it has encoder, ")
+
+
+def test_parts_that_would_stay_random_are_told_of(place: Place, tmp_path: Path) -> None:
+    lines: list[str] = []
+    place.train(tmp_path / "run", place.recipe(model=DRAWING, freeze=["encoder"]), debug=True, report=lines.append)
+    assert lines[0].startswith("encoder would learn nothing and stay random: give weights to begin with ")
 
 
 def test_a_batch_too_large_for_the_memory_is_named(place: Place, tmp_path: Path) -> None:
@@ -776,7 +799,7 @@ def test_a_teacher_has_its_share_and_is_named(small: Run, place: Place, tmp_path
     licences = [data.licences[f"teacher {place}, {name}"] for place in (1, 2)]
     assert licences == [CC_BY_NC, small.bundle.manifest.licence]
     assert CC_BY_NC in taught.manifest.licence
-    assert data.content_hash == before.content_hash
+    assert data.content_hash != before.content_hash  # the teachers' weights are told, too
     assert data.initialisation in "".join(lines)
     (masks,) = (tmp_path / "cache").glob("*.npy")
     values = np.load(masks)
@@ -788,6 +811,8 @@ def test_no_lesion_network_begins_with_what_saw_its_test_images(run: Run) -> Non
     other = dataclasses.replace(run.bundle, manifest=manifest)
     message = refusal(RecipeError, lambda: begin_with(build("light", classes=1), other, load_recipe("lesion")))
     assert message.endswith("was trained on images that are 'test' for lesion; take another")
+    for elsewhere in ("data.sources=[ph2]", "data.splits=mine.csv"):  # of the latter a remark is made
+        begin_with(build("light", classes=1), other, load_recipe("lesion", [elsewhere]))
 
 
 @pytest.mark.parametrize("broken", ["manifest.json", "checkpoints/last.ckpt"])
@@ -857,6 +882,8 @@ def test_a_learning_rate_is_looked_for_and_kept(place: Place, tmp_path: Path) ->
     lines.clear()
     place.train(tmp_path / "run", recipe, find_lr=True, resume=True, report=lines.append)
     assert f"learning rate {found:.2g}" in lines
+    place.train(tmp_path / "again", load_recipe(str(tmp_path / "run" / "config.yaml")))
+    assert timeless(metrics_of(tmp_path / "again")) == timeless(metrics_of(tmp_path / "run"))
 
 
 def test_a_compiled_network_learns_the_same(place: Place, tmp_path: Path) -> None:

@@ -62,9 +62,9 @@ class Calibration(_Part):
 class TrainingData(_Part):
     """What the weights were fitted on.
 
-    ``content_hash`` is the SHA-256 over all image and mask files of the run; ``splits_hash`` that of its table of
-    splits (``dermseg.data.splits.fingerprint``), None where it is not known. What the run began with, or was taught by,
-    has its own.
+    ``content_hash`` is the SHA-256 over all image and mask files of the run, and its teachers' weights; ``splits_hash``
+    that of its table of splits (``dermseg.data.splits.fingerprint``), None where it is not known. What the run began
+    with, or was taught by, has its own.
     """
 
     sources: dict[str, int]
@@ -114,6 +114,13 @@ class Manifest(_Part):
     notes: dict[str, str] = Field(default_factory=dict)
     versions: dict[str, str]
     hashes: dict[str, str] = Field(default_factory=dict)
+
+    @field_validator("classes")
+    @classmethod
+    def _are_different(cls, classes: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(classes)) < len(classes):
+            raise ValueError("expected each class once")
+        return classes
 
     @field_validator("hashes")
     @classmethod

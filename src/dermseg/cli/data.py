@@ -270,8 +270,9 @@ def split(
         if method is Method.random and any(sample.part for sample in samples):
             typer.echo("the data have sides of their own, which this draw does not keep; --method official does")
         drawn = result.tables
-        for name, rows in drawn.items():
-            write(output / f"{name}.csv", splitting.Row._fields, rows)
+        places = [_free(output / f"{name}.csv") for name in drawn]  # a run may go by what lies there
+        for place, rows in zip(places, drawn.values(), strict=True):
+            write(place, splitting.Row._fields, rows)
     for name, rows in drawn.items():
         # An image that is in several data sets may be on several sides of a table that does not list it.
         balance = splitting.balance(sorted(set(rows)), samples, areas)

@@ -165,11 +165,11 @@ def train(
     )
     if os.environ.get("LOCAL_RANK", "0") != "0" or os.environ.get("NODE_RANK", "0") != "0":
         return  # one of several processes that run this command; the first one tells
-    typer.echo(bundle.path)
+    typer.echo(bundle.argument)
     # With another table, images that were trained on would be among those of `test`.
     own = {"--splits": chosen.data.splits, "--quarantine": chosen.data.quarantine}
     more = "".join(f" {option} {path}" for option, path in own.items() if path is not None)
-    typer.echo(f"next: dermseg evaluate --bundle {bundle.path} --data {data} --split test{more}", err=True)
+    typer.echo(f"next: dermseg evaluate --bundle {bundle.argument} --data {data} --split test{more}", err=True)
 
 
 def _new_run(recipe: Recipe, devices: int) -> Path:

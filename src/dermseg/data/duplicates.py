@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 
 from dermseg.errors import DermsegError, InputError
 from dermseg.imaging import open_image
-from dermseg.parallel import in_order
+from dermseg.parallel import attempt, in_order
 
 Fingerprint = NDArray[np.uint8]
 Points = tuple[NDArray[np.float32], NDArray[np.float32]]  # places (N, 2) and SIFT descriptors (N, 128)
@@ -107,16 +108,11 @@ def read_each(
     Returns:
         What was read, and why the others could not be.
     """
-
-    def attempt(item: Item) -> Value | DermsegError:
-        try:
-            return read(item)
-        except DermsegError as error:
-            return error
-
     found: dict[Key, Value] = {}
     failed: dict[Key, DermsegError] = {}
-    for done, (key, result) in enumerate(zip(files, in_order(attempt, files.values()), strict=True), start=1):
+    for done, (key, result) in enumerate(
+        zip(files, in_order(partial(attempt, read), files.values()), strict=True), start=1
+    ):
         if isinstance(result, DermsegError):
             failed[key] = result
         else:

@@ -50,9 +50,11 @@ def read(path: Path = DEFAULT) -> dict[str, Split]:
     table: dict[str, Split] = Shipped() if path in (DEFAULT, ATTRIBUTE_TABLE) else {}
     for row in tables.read(path, ("id", "group", "split"), "table of splits"):
         side = row["split"]
+        if not row["id"]:
+            raise DataError(f"{path}: a row has no id; expected that of an image, such as ISIC_0000000")
         if side not in SPLITS:
             raise DataError(f"{path}: {row['id']} has split {side!r}; expected one of {', '.join(SPLITS)}")
-        for name in (row["id"], row["group"]):
+        for name in filter(None, (row["id"], row["group"])):
             if table.setdefault(name, side) != side:
                 raise DataError(f"{path}: {name} is in both {table[name]} and {side}; it must be in one")
     return table
@@ -72,8 +74,13 @@ def may_have_seen(data: TrainingData, sources: Iterable[str], table_hash: str) -
         sources: Data sets by name; those of the ISIC archive share images under one id.
         table_hash: The other table's ``fingerprint``.
     """
-    ours, theirs = ({"isic" if name in ARCHIVE else name for name in names} for names in (data.sources, sources))
-    return data.splits_hash not in (None, table_hash) and not ours.isdisjoint(theirs)
+    return data.splits_hash not in (None, table_hash) and share_images(data.sources, sources)
+
+
+def share_images(ours: Iterable[str], theirs: Iterable[str]) -> bool:
+    """Whether two lists of data sets have images in common; those of the ISIC archive share some."""
+    one, other = ({"isic" if name in ARCHIVE else name for name in names} for names in (ours, theirs))
+    return not one.isdisjoint(other)
 
 
 def default_for(classes: Iterable[str]) -> Path:

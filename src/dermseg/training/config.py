@@ -31,6 +31,14 @@ class ModelConfig(_Strict):
     initialisation: str = "none"
     arguments: dict[str, Any] = Field(default_factory=dict)
 
+    @field_validator("arguments")
+    @classmethod
+    def _are_arguments(cls, given: dict[str, Any]) -> dict[str, Any]:
+        elsewhere = {"name": "model.name", "initialisation": "model.initialisation", "classes": "classes"}
+        for name in given.keys() & elsewhere:
+            raise ValueError(f"{name!r} is no argument of the network but a setting of its own, {elsewhere[name]!r}")
+        return given
+
 
 class DataConfig(_Strict):
     """What is trained on: data sets by name (all that are found if None), and their table of splits."""

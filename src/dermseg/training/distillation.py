@@ -63,6 +63,8 @@ def taught(
 ) -> CachedImages:
     """The same images with the teachers' share in their masks; made once, and kept beside the images' cache.
 
+    Their content hash tells the teachers' weights too, so that a run is not resumed with others.
+
     Args:
         images: At the teachers' input size.
         teachers: One at least; what they see is averaged, over the four flips of each image.
@@ -76,7 +78,8 @@ def taught(
     """
     weights = [f"{name} {value}" for bundle in teachers for name, value in sorted(bundle.manifest.hashes.items())]
     made = " ".join([str(FORMAT), images.content_hash, str(share), *weights])
-    home = (folder or default_folder()) / f"{hashlib.sha256(made.encode()).hexdigest()[:32]}.npy"
+    content_hash = hashlib.sha256(made.encode()).hexdigest()
+    home = (folder or default_folder()) / f"{content_hash[:32]}.npy"
     try:
         home.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{home}.lock"):  # of several processes one works and the others wait
@@ -95,7 +98,7 @@ def taught(
         raise InputError(
             f"{home.parent} cannot be written ({error.strerror}); set DERMSEG_CACHE to a folder that can"
         ) from error
-    return replace(images, masks=np.load(home, mmap_mode="r"))
+    return replace(images, masks=np.load(home, mmap_mode="r"), content_hash=content_hash)
 
 
 def _mixed(images: CachedImages, teachers: Sequence[Bundle], share: float) -> Iterator[NDArray[np.uint8]]:

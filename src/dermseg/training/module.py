@@ -18,7 +18,7 @@ from dermseg.training.config import Recipe
 from dermseg.training.datamodule import Batch
 from dermseg.training.losses import WeightedSum, deep_supervised
 from dermseg.training.normalisation import NORMALISATIONS
-from dermseg.training.optimization import make_optimizer, make_schedules
+from dermseg.training.optimization import check_schedule, make_optimizer, make_schedules
 from dermseg.training.scoring import TuneScorer
 
 
@@ -38,6 +38,7 @@ class SegmentationTraining(lightning.LightningModule):
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
         self.recipe = recipe
+        check_schedule(recipe.schedule, recipe.optimizer.lr, recipe.epochs)
         self.model = build(
             recipe.model.name,
             classes=len(recipe.classes),
@@ -154,7 +155,7 @@ def freeze(network: torch.nn.Module, parts: tuple[str, ...]) -> None:
     """Keep the weights of named parts, such as ``encoder``.
 
     Raises:
-        RecipeError: If the network has no such part.
+        RecipeError: If the network has no such part, or nothing is left to train.
     """
     for part in parts:
         try:
@@ -163,3 +164,5 @@ def freeze(network: torch.nn.Module, parts: tuple[str, ...]) -> None:
             names = ", ".join(name for name, _ in network.named_children())
             raise RecipeError(f"cannot freeze {part!r}: the network has no such part; it has {names}") from error
         module.requires_grad_(False)
+    if not any(parameter.requires_grad for parameter in network.parameters()):
+        raise RecipeError("the recipe freezes the whole network, which leaves nothing to train; shorten freeze")

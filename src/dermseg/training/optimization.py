@@ -26,17 +26,12 @@ def make_optimizer(network: nn.Module, settings: OptimizerConfig) -> Optimizer:
     Args:
         network: Its part ``encoder`` learns at ``lr * encoder_lr``, the rest at ``lr``.
         settings: The recipe's ``optimizer``.
-
-    Raises:
-        RecipeError: If every parameter is frozen.
     """
     encoder: list[nn.Parameter] = []
     rest: list[nn.Parameter] = []
     for name, parameter in network.named_parameters():
         if parameter.requires_grad:
             (encoder if name.startswith("encoder.") else rest).append(parameter)
-    if not encoder and not rest:
-        raise RecipeError("the recipe freezes the whole network, which leaves nothing to train; shorten freeze")
     parts = (("encoder", encoder, settings.lr * settings.encoder_lr), ("rest", rest, settings.lr))
     groups = [{"params": parameters, "lr": lr, "name": name} for name, parameters, lr in parts if parameters]
     lr, decay, momentum = settings.lr, settings.weight_decay, settings.momentum
@@ -84,7 +79,7 @@ def make_schedules(
         RecipeError: If the settings contradict each other or the length of the run.
     """
     lr = float(optimizer.defaults["lr"])
-    _check(settings, lr, epochs)
+    check_schedule(settings, lr, epochs)
     warmup = int(settings.warmup * total_steps / epochs)
     match settings.name:
         case "none" if not warmup:
@@ -108,7 +103,12 @@ def make_schedules(
             return [_each_step(LambdaLR(optimizer, factor))]
 
 
-def _check(settings: ScheduleConfig, lr: float, epochs: int) -> None:
+def check_schedule(settings: ScheduleConfig, lr: float, epochs: int) -> None:
+    """Check a schedule against the optimizer's rate and the run's epochs.
+
+    Raises:
+        RecipeError: If the settings contradict each other or the length of the run.
+    """
     if settings.warmup >= epochs:
         raise RecipeError(f"schedule.warmup is {settings.warmup:g} epochs in a run of {epochs}; make it shorter")
     if settings.name == "cosine" and settings.t_max is not None and settings.t_max <= settings.warmup:

@@ -18,6 +18,7 @@ from dermseg.figures import PALETTE, Picture, outline
 from dermseg.imaging import make_folder, write_bytes
 from dermseg.metrics import Confusion
 from dermseg.training.journal import History, Row, read
+from dermseg.wording import plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -238,9 +239,7 @@ def _place(name: str, classes: Sequence[str]) -> tuple[str, str]:
             return title, ""
         if score.startswith(f"{base}_"):
             part = score.removeprefix(f"{base}_")
-            return (
-                (f"{title}, by class", part.replace("_", " ")) if part in classes else (f"{title}, by data set", part)
-            )
+            return (f"{title}, by class", plain(part)) if part in classes else (f"{title}, by data set", part)
     return score, ""
 
 
@@ -296,7 +295,7 @@ def _name_classes(figure: Figure, classes: Sequence[str]) -> None:
     from matplotlib.patches import Patch
 
     if len(classes) > 1:
-        patches = [Patch(color=_shade(index), label=name.replace("_", " ")) for index, name in enumerate(classes)]
+        patches = [Patch(color=_shade(index), label=plain(name)) for index, name in enumerate(classes)]
         figure.legend(handles=patches, loc="outside lower center", ncols=min(5, len(patches)), frameon=False)
 
 

@@ -138,7 +138,7 @@ def sides(
         if not found:
             raise DataError(
                 f"{data} has no image with masks of {', '.join(recipe.classes)} in the split {side!r}; "
-                "training needs some"
+                "training needs some; draw sides with 'dermseg data split' and give --set data.splits=TABLE"
             )
     return train, tune
 

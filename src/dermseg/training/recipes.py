@@ -103,16 +103,23 @@ def text_of(name: str) -> str:
 def _find(name_or_path: str) -> Path:
     known = shipped()
     path = known.get(name_or_path, Path(name_or_path))
-    if not path.is_file():
+    if not _is_file(path):
         raise RecipeError(f"there is no recipe or YAML file {name_or_path!r}; {choose_from(name_or_path, known)}")
     return path
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name that is too long, or holds a null character
+        return False
 
 
 def _read(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     """The file's settings on top of its base's."""
     try:
         content = yaml.safe_load(_text(path))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # the latter of a date or a number that is none
         raise RecipeError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise RecipeError(f"{path} is no recipe: expected settings as 'key: value'")
@@ -136,6 +143,8 @@ def _text(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise RecipeError(f"{path} is not YAML: {error}") from error
+    except OSError as error:
+        raise RecipeError(f"{path} cannot be read ({error.strerror})") from error
 
 
 def _merge(base: Mapping[str, Any], own: Mapping[str, Any], inside: str = "") -> dict[str, Any]:
@@ -184,7 +193,7 @@ def _change(content: dict[str, Any], setting: str) -> None:
             raise RecipeError(f"cannot set {key!r}: {parent!r} is a value, not a section")
     try:
         parsed = yaml.safe_load(value)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise RecipeError(f"cannot read the value of {setting!r}: it is not YAML") from error
     section[last] = parsed
 

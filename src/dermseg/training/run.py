@@ -114,10 +114,14 @@ def train(
     if main:
         _check_folder(folder, resume)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    lightning.seed_everything(recipe.seed, verbose=False)
     # A name in the recipe that does not exist is noticed here, before images are prepared and anything is written.
     with _expected_warnings():
         module = _module(recipe)
+    if recipe.freeze and recipe.start is None and not recipe.model.arguments.get("pretrained"):
+        report(
+            f"{', '.join(recipe.freeze)} would learn nothing and stay random: give weights to begin with "
+            "(--init BUNDLE, or --set model.arguments.pretrained=FOLDER), or --set freeze=[]"
+        )
     run_data = prepare(
         recipe,
         data,
@@ -131,7 +135,7 @@ def train(
         f"the network begins with {run_data.description.initialisation}"
     )
     arguments: dict[str, Any] = {
-        "accelerator": "gpu" if device == "cuda" else device,
+        "accelerator": "gpu" if _on_gpus(device) else "cpu",
         "precision": _precision(recipe, device, report),
         "accumulate_grad_batches": recipe.optimizer.accumulate,
         "logger": False,
@@ -196,6 +200,8 @@ def moving_average(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Ten
     """An exponential moving average whose decay grows to ``decay``, so that a short run forgets where it began."""
 
     def average(averaged: Tensor, current: Tensor, count: Tensor | int) -> Tensor:
+        if not averaged.is_floating_point():  # an index or a counter, which rounding would make another one
+            return current
         weight = min(decay, (1 + int(count)) / (10 + int(count)))
         return averaged * weight + current * (1 - weight)
 
@@ -203,6 +209,7 @@ def moving_average(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Ten
 
 
 def _module(recipe: Recipe) -> SegmentationTraining:
+    lightning.seed_everything(recipe.seed, verbose=False)  # the same network whenever it is made
     module = SegmentationTraining(recipe)
     if recipe.start is not None:
         begin_with(module.model, Bundle.load(recipe.start), recipe)
@@ -353,7 +360,7 @@ def shortened(recipe: Recipe, devices: int) -> Recipe:
 
 def _precision(recipe: Recipe, device: str, report: Callable[[str], None]) -> str:
     """The recipe's precision; float32 in place of a bfloat16 that is emulated, which takes many times as long."""
-    if device == "cuda" or (device == "auto" and torch.cuda.is_available()):
+    if _on_gpus(device):
         native = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
         capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
@@ -364,9 +371,13 @@ def _precision(recipe: Recipe, device: str, report: Callable[[str], None]) -> st
     return "32-true"
 
 
+def _on_gpus(device: str) -> bool:
+    # Not Lightning's own "auto", which would take a GPU of Apple's, and that has no float64.
+    return device == "cuda" or (device == "auto" and torch.cuda.is_available())
+
+
 def _check_devices(recipe: Recipe, device: str, devices: int, nodes: int, find_lr: bool) -> None:
-    on_gpus = device == "cuda" or (device == "auto" and torch.cuda.is_available())
-    if on_gpus and torch.cuda.device_count() < devices:
+    if _on_gpus(device) and torch.cuda.device_count() < devices:
         raise InputError(f"{devices} GPUs are asked for, torch finds {torch.cuda.device_count()}; give --device cpu")
     if recipe.batch_size % (devices * nodes):
         raise RecipeError(f"batch_size is {recipe.batch_size}; expected a multiple of {devices * nodes}, the devices")
