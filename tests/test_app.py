@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
+import cv2
 import httpx
 import numpy as np
 import onnx
@@ -42,7 +43,7 @@ from dermseg.app.recent import Recent
 from dermseg.app.view import Card
 from dermseg.bundle import Bundle
 from dermseg.cli.main import app as command
-from dermseg.errors import BundleError, ImageError, InputError, ServiceError
+from dermseg.errors import BundleError, DataError, ImageError, InputError, ServiceError
 from dermseg.imaging import encode_image, encode_mask
 from dermseg.manifest import ONNX, WEIGHTS
 from dermseg.metrics import Confusion
@@ -252,12 +253,16 @@ def test_a_true_mask_is_read_and_scored(finding: Finding, example: SyntheticImag
     ("given_mask", "message"),
     [
         (encode_mask(np.ones((10, 20), np.bool_)), "the mask has 20 x 10 pixels, the image 256 x 192"),
-        (encode_image(np.ones((192, 256), np.uint8)), "grey values up to 1, none above 128"),
+        (encode_image(np.ones((192, 256), np.uint8)), "holds values from 1 to 1, none above 128"),
+        (
+            cv2.imencode(".png", np.eye(192, 256, dtype=np.uint16) * 255)[1].tobytes(),
+            "holds 16-bit values from 0 to 255, none above",
+        ),
         (b"GIF89a", "is a GIF picture"),
     ],
 )
 def test_a_true_mask_that_cannot_be_used(given_mask: bytes, message: str) -> None:
-    with pytest.raises((InputError, ImageError), match=message):
+    with pytest.raises((InputError, DataError, ImageError), match=message):
         view.read_truth(given_mask, (192, 256))
 
 

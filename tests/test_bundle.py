@@ -23,6 +23,7 @@ from dermseg import synthetic
 from dermseg.bundle import CARD, MANIFEST, Bundle, check_replaceable, shipped_bundles, write
 from dermseg.card import model_card
 from dermseg.data import splits
+from dermseg.engine import open_engine
 from dermseg.errors import BundleError, BundleIntegrityError, DermsegError, InputError
 from dermseg.export import Parity, export, parity
 from dermseg.geometry import Geometry
@@ -220,9 +221,15 @@ def test_a_file_that_is_no_zip_is_refused(tmp_path: Path) -> None:
     assert message == f"{path} is no bundle: it is neither a folder nor a readable zip"
 
 
-def test_a_damaged_zip_is_a_bundle_error_wherever_it_is_damaged(dark_bundle: Bundle, tmp_path: Path) -> None:
-    whole = dark_bundle.pack(tmp_path / "dark.zip").read_bytes()
-    damaged = tmp_path / "damaged.zip"
+@pytest.mark.parametrize("compression", [zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA])
+def test_a_damaged_zip_is_a_bundle_error_wherever_it_is_damaged(
+    dark_bundle: Bundle, tmp_path: Path, compression: int
+) -> None:
+    packed, damaged = tmp_path / "dark.zip", tmp_path / "damaged.zip"
+    with zipfile.ZipFile(packed, "w", compression) as archive:
+        for file in sorted(dark_bundle.path.iterdir()):
+            archive.writestr(file.name, file.read_bytes())
+    whole = packed.read_bytes()
     rng, refusals = np.random.default_rng(0), []
     for place in rng.integers(0, len(whole), 300).tolist():
         data = bytearray(whole)
@@ -235,6 +242,20 @@ def test_a_damaged_zip_is_a_bundle_error_wherever_it_is_damaged(dark_bundle: Bun
             refusals.append(str(error))
     assert 100 < len(refusals) < 300  # most places matter; the card and the dates do not
     assert not any("\n" in message for message in refusals)
+
+
+def test_weights_of_another_format_are_a_bundle_error(tmp_path: Path) -> None:
+    bundle = Bundle.load("lesion")
+    other = write(tmp_path / "other", bundle.manifest, content(bundle) | {WEIGHTS: b"no weights"})
+    assert refusal(BundleError, other.network) == f"{other.path / WEIGHTS} is no file of weights; get the bundle again"
+
+
+def test_a_network_of_more_or_fewer_classes_than_the_manifest_is_refused(folder: Path) -> None:
+    change(folder, lambda m: m.update(classes=["lesion", "hair"], thresholds={"lesion": 0.5, "hair": 0.5}))
+    message = refusal(BundleError, lambda: open_engine(Bundle.load(folder)))
+    assert message == f"{folder / ONNX} gives [1, 64, 64] where the manifest describes [2, 64, 64]"
+    change(folder, lambda m: m.update(classes=["lesion", "lesion"]))
+    assert "expected each class once" in refusal(BundleError, lambda: Bundle.load(folder))
 
 
 def test_a_network_of_other_weights_is_refused(tmp_path: Path) -> None:
@@ -392,6 +413,35 @@ def test_a_new_score_takes_the_place_of_the_same_and_no_other(folder: Path) -> N
     bundle = Bundle.load(folder).with_scores([score(mean=0.7), score(protocol="pooled", mean=0.6)])
     bundle = bundle.with_scores([score(mean=0.8)])
     assert {(s.protocol, s.metrics["dice"].mean) for s in bundle.manifest.scores} == {("pooled", 0.6), ("Task 1", 0.8)}
+
+
+def test_what_others_recorded_meanwhile_is_kept(folder: Path) -> None:
+    early = Bundle.load(folder)
+    Bundle.load(folder).with_notes({"Cost": "An hour."})
+    Bundle.load(folder).with_scores([score("ham10000")])
+    manifest = early.with_scores([score()]).manifest
+    assert (manifest.notes, [s.data for s in manifest.scores]) == ({"Cost": "An hour."}, ["ham10000", "isic2017"])
+
+
+def test_scores_of_weights_that_were_replaced_are_not_recorded(folder: Path, dark_bundle: Bundle) -> None:
+    early = Bundle.load(folder)
+    write(folder, dark_bundle.manifest, content(dark_bundle) | {WEIGHTS: b"others"})
+    message = refusal(BundleError, lambda: early.with_scores([score()]))
+    assert message == f"{folder} holds other weights than when it was read; scores of those are not its own"
+    assert Bundle.load(folder).manifest.scores == ()
+
+
+def test_a_folder_with_a_shipped_name_is_given_with_its_place(
+    dark_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    own = write(Path("lesion"), dark_bundle.manifest, content(dark_bundle))
+    assert Bundle.load(own.argument).name == "dark"
+    assert Bundle.load("lesion").name == "lesion"
+    assert (Bundle.load(tmp_path / "lesion").argument, Bundle.load("./lesion").argument) == (
+        str(tmp_path / "lesion"),
+        own.argument,
+    )
 
 
 def test_scores_are_not_recorded_in_a_zip(dark_bundle: Bundle, tmp_path: Path) -> None:

@@ -417,6 +417,53 @@ def test_evaluate_refuses_what_it_could_not_finish(cli: Cli, tmp_path: Path, dar
     assert not (tmp_path / "evaluation").exists()
 
 
+@pytest.mark.parametrize("stem", [os.fsdecode(b"\xff broken"), "a" * 248])
+def test_no_name_of_a_file_costs_the_scores(cli: Cli, tmp_path: Path, dark_bundle: Bundle, stem: str) -> None:
+    synthetic.write_dataset(tmp_path / "data", 3, size=(64, 96))
+    for kind in ("images", "masks"):
+        first = min((tmp_path / "data" / kind).iterdir())
+        first.rename(first.with_stem(stem))
+    arguments = ["--data", "data", "--split", "all", "--protocol", "official"]
+    result = cli("evaluate", *arguments, "--bundle", dark_bundle.path)
+    assert result.returncode == 0, result.stderr
+    assert {"report.html", "all_metrics.csv", "result.json"} <= names(tmp_path / "evaluation")
+    (tmp_path / "data" / "images" / f"{stem}.png").write_bytes(b"")  # now it is among the failures
+    os.environ["PYTHONIOENCODING"] = "utf-8:strict"
+    try:
+        for command in (["evaluate", "--bundle", dark_bundle.path], ["compare", dark_bundle.path, dark_bundle.path]):
+            result = cli(*command, *arguments, "--no-report", "--output", command[0])
+            assert result.returncode == 1
+            assert "Traceback" not in result.stderr
+            assert any(name.endswith(".json") for name in names(tmp_path / command[0]))
+    finally:
+        del os.environ["PYTHONIOENCODING"]
+
+
+def test_a_path_that_the_system_refuses_is_one_sentence(cli: Cli, tmp_path: Path, dark_bundle: Bundle) -> None:
+    (tmp_path / "folder.png").mkdir()
+    long = "a" * 300
+    for arguments, named, reason in (
+        (["example", "folder.png"], "folder.png", "Is a directory"),
+        (["evaluate", "--data", long, "--split", "test"], long, "File name too long"),
+        (["compare", long, dark_bundle.path, "--data", ".", "--split", "test"], long, "File name too long"),
+    ):
+        result = cli(*arguments)
+        assert (result.returncode, result.stdout) == (1, "")
+        assert result.stderr.startswith("error: ")
+        assert named in result.stderr
+        assert result.stderr.endswith(f"cannot be used ({reason})\n")
+        assert "Traceback" in cli("--debug", *arguments).stderr
+
+
+def test_the_folder_of_results_may_hold_other_things(cli: Cli, tmp_path: Path, dark_bundle: Bundle) -> None:
+    synthetic.write_dataset(tmp_path / "data", 1, size=(64, 96))
+    (tmp_path / "scores").mkdir()
+    (tmp_path / "scores" / ".dermseg").write_text("mine")
+    arguments = ["--bundle", dark_bundle.path, "--data", "data", "--split", "all", "--output", "scores", "--no-report"]
+    assert cli("evaluate", *arguments).returncode == 0
+    assert (tmp_path / "scores" / ".dermseg").read_text() == "mine"
+
+
 def test_a_bundle_is_scored_by_the_table_it_was_trained_by(cli: Cli, tmp_path: Path, dark_bundle: Bundle) -> None:
     synthetic.write_dataset(tmp_path / "data", 4, size=(64, 96))
     for name, sides in (("own", ("train", "test")), ("other", ("test", "train"))):

@@ -271,9 +271,6 @@ def test_kinds_look_as_they_are_called() -> None:
 def test_kinds_for_fitting_and_for_reporting_differ() -> None:
     assert len(foreign.FITTING) == len(foreign.REPORTING) == 5
     assert not set(foreign.FITTING) & set(foreign.REPORTING)
-    drawn = list(foreign.pictures(("dark",), 2, first=3))
-    assert [kind for kind, _ in drawn] == ["dark", "dark"]
-    assert (drawn[1][1] == foreign.draw("dark", 4)).all()
 
 
 def test_foreign_pictures_that_cannot_be_drawn() -> None:

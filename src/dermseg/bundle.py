@@ -12,13 +12,14 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import lzma
 import os
 import re
 import secrets
 import shutil
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
@@ -54,6 +55,11 @@ class Bundle:
         return self.manifest.name
 
     @property
+    def argument(self) -> str:
+        """What a command takes for it: its path, as ``./lesion`` where ``lesion`` alone is a shipped bundle's name."""
+        return f".{os.sep}{self.path}" if str(self.path) in shipped() else str(self.path)
+
+    @property
     def has_onnx(self) -> bool:
         """Whether it was made with ``model.onnx``; one without runs on torch only."""
         return ONNX in self.manifest.hashes
@@ -68,10 +74,12 @@ class Bundle:
         Raises:
             BundleError: If there is none, or it is of another format.
         """
-        shipped = {path.name: path for path in _shipped_folders()} if isinstance(name_or_path, str) else {}
-        path = shipped.get(str(name_or_path), Path(name_or_path))
+        folders = shipped()
+        path = Path(name_or_path)
+        if isinstance(name_or_path, str):
+            path = folders.get(name_or_path, path)
         if not _exists(path):
-            names = ", ".join(path.name for path in _shipped_folders())
+            names = ", ".join(folders)
             raise BundleError(f"there is no bundle {str(name_or_path)!r}; give a folder, a zip or one of: {names}")
         try:
             manifest = Manifest.model_validate_json(_read(path, MANIFEST))
@@ -116,12 +124,17 @@ class Bundle:
             MissingExtraError: Without torch.
         """
         with extra("running a bundle on torch", "train"):
+            import safetensors
             import safetensors.torch
 
             from dermseg.models import build
         architecture = self.manifest.architecture
         network = build(architecture.name, classes=len(self.manifest.classes), **architecture.arguments)
-        state = {name: value.float() for name, value in safetensors.torch.load(self.read(WEIGHTS)).items()}
+        weights = self.read(WEIGHTS)
+        try:
+            state = {name: value.float() for name, value in safetensors.torch.load(weights).items()}
+        except safetensors.SafetensorError as error:
+            raise BundleError(f"{self.path / WEIGHTS} is no file of weights; get the bundle again") from error
         try:
             network.load_state_dict(state)
         except RuntimeError as error:
@@ -146,8 +159,11 @@ class Bundle:
             InputError: If the bundle is a zip.
         """
         new = {(score.data, score.split, score.protocol) for score in scores}
-        kept = tuple(s for s in self.manifest.scores if (s.data, s.split, s.protocol) not in new)
-        return self._record("scores", (*kept, *scores))
+
+        def joined(now: Manifest) -> tuple[Score, ...]:
+            return (*(s for s in now.scores if (s.data, s.split, s.protocol) not in new), *scores)
+
+        return self._record("scores", joined)
 
     def with_notes(self, notes: Mapping[str, str]) -> Bundle:
         """Record notes, title -> Markdown, in the bundle and its card, in place of all older ones.
@@ -157,12 +173,18 @@ class Bundle:
                 ``dermseg.notes.check_notes``.
         """
         check_notes(notes)
-        return self._record("notes", dict(notes))
+        return self._record("notes", lambda _: dict(notes))
 
-    def _record(self, what: str, value: object) -> Bundle:
-        """The bundle with another value in a field of its manifest, written."""
+    def _record(self, what: str, value: Callable[[Manifest], object]) -> Bundle:
+        """The bundle with another value in a field of its manifest, written.
+
+        Others may have recorded something since the bundle was loaded, so the manifest is read again.
+        """
         self.check_writable(what)
-        manifest = self.manifest.model_copy(update={what: value})
+        now = Bundle.load(self.path).manifest
+        if now.hashes != self.manifest.hashes:
+            raise BundleError(f"{self.path} holds other weights than when it was read; {what} of those are not its own")
+        manifest = now.model_copy(update={what: value(now)})
         _write_manifest(self.path, manifest)
         return replace(self, manifest=manifest)
 
@@ -279,9 +301,15 @@ def _not_written(folder: Path, error: Exception) -> InputError:
     return InputError(f"{shown} cannot be written ({reason}); give another folder")
 
 
+def shipped() -> dict[str, Path]:
+    """The folders of the bundles inside the package, by name."""
+    folders = sorted(path.parent for path in Path(str(resources.files("dermseg"))).glob(f"bundles/*/{MANIFEST}"))
+    return {folder.name: folder for folder in folders}
+
+
 def shipped_bundles() -> list[Bundle]:
     """The bundles inside the package."""
-    return [Bundle.load(path) for path in _shipped_folders()]
+    return [Bundle.load(path) for path in shipped().values()]
 
 
 def _write_manifest(folder: Path, manifest: Manifest) -> None:
@@ -290,10 +318,6 @@ def _write_manifest(folder: Path, manifest: Manifest) -> None:
     text = re.sub(r"\[\n[-+\d.eE,\s]*\]", lambda match: f"[{' '.join(match[0][1:-1].split())}]", text)
     write_bytes(folder / MANIFEST, (text + "\n").encode())
     write_bytes(folder / CARD, model_card(manifest).encode())
-
-
-def _shipped_folders() -> list[Path]:
-    return sorted(path.parent for path in Path(str(resources.files("dermseg"))).glob(f"bundles/*/{MANIFEST}"))
 
 
 def _read(path: Path, name: str) -> bytes:
@@ -306,5 +330,7 @@ def _read(path: Path, name: str) -> bytes:
             return archive.read(name)
     except (FileNotFoundError, KeyError) as error:
         raise BundleError(f"{path} is no complete bundle: {name} is missing") from error
-    except (OSError, EOFError, RuntimeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, EOFError, RuntimeError, ValueError, zipfile.BadZipFile, zlib.error, lzma.LZMAError) as error:
+        if isinstance(error, OSError) and path.is_dir():
+            raise BundleError(f"{path / name} cannot be read ({error.strerror})") from error
         raise BundleError(f"{path} is no bundle: it is neither a folder nor a readable zip") from error

@@ -1,12 +1,12 @@
 """Fits, on images with a truth, how sure a bundle may be: temperatures, and models of quality and of presence.
 
-All are fitted on the split `tune`, which no weight was trained on and nothing is reported of.
+All are meant to be fitted on the split `tune`, which no weight was trained on and nothing is reported of.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -392,23 +392,24 @@ def calibrate(
         importlib.import_module("scipy.optimize")
     files = {name: bundle.read(name) for name in manifest.hashes}
 
-    def each(title: str, function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
-        results = []
-        for result in in_order(function, items, workers):
-            results.append(result)
+    def each(title: str, function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
+        for done, result in enumerate(in_order(function, items, workers), 1):
+            yield result
             if progress:
-                progress(title, len(results), len(items))
-        return results
+                progress(title, done, len(items))
 
     # Twice over the images: what a quality model is fitted on is what the calibrated bundle will give it.
     earlier = manifest.calibration.of(classes).ravel().tolist()
     soft = Calibration(temperatures={name: SOFTENED * old for name, old in zip(classes, earlier, strict=True)})
     softened = Segmenter(replace(bundle, manifest=manifest.model_copy(update={"calibration": soft})), threads=1)
-    counts, ranks = zip(*each("temperature", lambda sample: _counted(softened, sample), images), strict=True)
+    # Summed as they come: those of an image take a megabyte.
+    counts = before = after = np.zeros(())
+    for of_image, ranks in each("temperature", lambda sample: _counted(softened, sample), images):
+        counts, before = counts + of_image, before + ranks
     manifest = manifest.model_copy(update={"quality": None, "presence": None})
     temperatures = dict(zip(classes, earlier, strict=True))
     if temperature:
-        factors = [fit_temperature(levels) for levels in np.sum(counts, axis=0)]
+        factors = [fit_temperature(levels) for levels in counts]
         temperatures = {n: float(f"{f * old:.5g}") for n, f, old in zip(classes, factors, earlier, strict=True)}
         manifest = manifest.model_copy(
             update={
@@ -421,10 +422,13 @@ def calibrate(
             }
         )
     calibrated = Segmenter(replace(bundle, manifest=manifest), threads=1)
-    looks = each("quality", lambda sample: _looked(calibrated, sample), images)
+    looks = []
+    for look, ranks in each("quality", lambda sample: _looked(calibrated, sample), images):
+        looks.append(look)
+        after = after + ranks
     if quality:
         drawn = [(kind, seed) for kind in foreign.FITTING for seed in range(FOREIGN_PICTURES)]
-        strange = each("foreign pictures", lambda each: _seen([calibrated(foreign.draw(*each))]), drawn)
+        strange = list(each("foreign pictures", lambda each: _seen([calibrated(foreign.draw(*each))]), drawn))
         model = fit_quality(
             Seen.joined([look.seen for look in looks]),
             np.array([look.jaccard for look in looks]),
@@ -432,14 +436,14 @@ def calibrate(
             sources=[sample.source for sample in images],
             strange=Seen.joined(strange),
         )
-        manifest = manifest.model_copy(update={"quality": model})
+        manifest = manifest.model_copy(update={"quality": model.model_copy(update={"split": split})})
     if len(classes) > 1:
         manifest = manifest.model_copy(update={"presence": _presence(classes, looks, split)})
     report = Report(
         images=len(images),
         temperatures=temperatures,
-        before=_calibration_errors(classes, np.sum(ranks, axis=0)),
-        after=_calibration_errors(classes, np.sum([look.ranks for look in looks], axis=0)),
+        before=_calibration_errors(classes, before),
+        after=_calibration_errors(classes, after),
         quality=manifest.quality,
         presence=_told_apart(classes, looks, manifest.presence),
     )
@@ -471,14 +475,13 @@ def _check_apart(folder: Path, bundle: Bundle) -> None:
 class _Look(NamedTuple):
     """Of an image its features and the Jaccard index of its first mask; of each class what speaks for it, (K,).
 
-    Likewise whether it is there, (K,), and the ranked pixels, (K, ranking.LENGTH).
+    Likewise whether it is there, (K,).
     """
 
     seen: Seen
     jaccard: float
     evidence: Array
     shown: NDArray[np.bool_]
-    ranks: Array
 
 
 def _counted(softened: Segmenter, sample: Sample) -> tuple[Array, Array]:
@@ -493,16 +496,17 @@ def _counted(softened: Segmenter, sample: Sample) -> tuple[Array, Array]:
     return np.stack(counts), np.stack(ranks).astype(np.float64)
 
 
-def _looked(segmenter: Segmenter, sample: Sample) -> _Look:
+def _looked(segmenter: Segmenter, sample: Sample) -> tuple[_Look, Array]:
+    """What an image tells, and its ranked pixels of each class, (K, ranking.LENGTH)."""
     prediction = segmenter(sample.image)
     pairs = _pairs(prediction, sample)
-    return _Look(
+    look = _Look(
         _seen([prediction]),
         Confusion.of(pairs[0].mask, pairs[0].truth).jaccard,
         np.array([presence.evidence(pair.probability) for pair in pairs]),
         np.array([pair.truth.any() for pair in pairs]),
-        _ranked(pairs),
     )
+    return look, _ranked(pairs)
 
 
 def _presence(classes: Sequence[str], looks: Sequence[_Look], split: str | None) -> PresenceModel | None:

@@ -6,6 +6,7 @@ measured and trained on; intended use, subgroups, failures and cost are notes.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from functools import cache
 
@@ -71,7 +72,7 @@ def _presence(manifest: Manifest) -> list[str]:
 def _training_data(manifest: Manifest) -> list[str]:
     data = manifest.training_data
     text = f"Split `{data.split}`; initialised from {data.initialisation}; content hash `{data.content_hash[:16]}`."
-    rows = [f"| {name} | {count} | {data.licences[name]} |" for name, count in data.sources.items()]
+    rows = [f"| {name} | {count} | {data.licences.get(name, 'not stated')} |" for name, count in data.sources.items()]
     return [text, "\n".join(["| data set | images | licence |", "|---|---|---|", *rows])] if rows else [text]
 
 
@@ -85,11 +86,17 @@ def _scores(manifest: Manifest) -> list[str]:
             _table({name: f"{m.mean:.3f} [{m.low:.3f}, {m.high:.3f}]" for name, m in score.metrics.items()}),
         ]
     own = " --splits TABLE" * (manifest.training_data.splits_hash not in (None, _shipped_table(manifest.classes)))
-    split = manifest.scores[-1].split
-    return [
-        *blocks,
-        f"Measured by `dermseg evaluate --bundle {manifest.name} --data DATA --split {split}{own} --record`.",
+    from dermseg.protocols import PROTOCOLS  # segmenting does without
+
+    # Those that are not the usual one, by the first word of what they were recorded as.
+    ways = dict.fromkeys((score.split, re.split(r"\W", score.protocol)[0]) for score in manifest.scores)
+    commands = [
+        f"`dermseg evaluate --bundle {manifest.name} --data DATA --split {split}{own}"
+        + f" --protocol {protocol}" * (protocol in PROTOCOLS[1:])
+        + " --record`"
+        for split, protocol in ways
     ]
+    return [*blocks, f"Measured by {' and '.join(dict.fromkeys(commands))}."]
 
 
 @cache
@@ -104,6 +111,8 @@ def _limits(manifest: Manifest) -> list[str]:
         "Trained on dermoscopy of single lesions, mostly on light skin; clinical (non-dermoscopic) photographs, other "
         "organs and images without a lesion are outside what it has seen"
     )
+    if not manifest.training_data.sources:
+        text = "What it was trained on is not known here, nor what is outside of that"
     if manifest.quality is None:
         return [f"{text}, and it does not say so by itself."]
     verdicts = [f"- **{verdict}**: {words}" for verdict, words in manifest.quality.meaning.items()]

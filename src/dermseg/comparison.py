@@ -322,7 +322,9 @@ class Comparison:
             for one, other in zip(self.one.images, self.other.images, strict=True)
         )
         table = tables.encode(["id", "source", "group", *columns], rows)
-        return {DOCUMENT: self.to_json().encode(), TABLE: table.encode(errors="backslashreplace")}
+        # A file's name may be no valid text.
+        texts = {DOCUMENT: self.to_json(), TABLE: table}
+        return {name: text.encode(errors="backslashreplace") for name, text in texts.items()}
 
 
 def check_classes(one: Sequence[str], other: Sequence[str]) -> None:

@@ -117,6 +117,9 @@ class _Onnx(Engine):
             raise BundleError(f"{bundle.path / ONNX} takes {found} where the manifest describes {[expected]}")
         self._outputs = {part.name: part.shape[1:] for part in self._session.get_outputs()}
         self._logits = next(iter(self._outputs))
+        shape = [len(bundle.manifest.classes), *expected[2:]]
+        if (given := self._outputs[self._logits]) != shape:
+            raise BundleError(f"{bundle.path / ONNX} gives {given} where the manifest describes {shape}")
 
     def __call__(self, image_BCHW: NDArray[np.float32]) -> NDArray[np.float32]:
         logits: NDArray[np.float32] = self._session.run([self._logits], {"image": image_BCHW})[0]

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from dermseg.errors import InputError
 from dermseg.metrics import Confusion
+from dermseg.wording import plain
 
 Picture = NDArray[np.uint8]
 """RGB, (H, W, 3)."""
@@ -385,8 +386,8 @@ def case(
     columns = min(COLUMNS, 1 + len(predicted or truths))
     pixels = _fit(pixels, _size(shape, _side(columns)))
     panels = [Panel(pixels, "Photograph", "" if predicted or truths else "no masks")]
-    panels += [_outlined(pixels, mask, f"Predicted {_words(name)}") for name, mask in predicted.items()]
-    panels += [_outlined(pixels, mask, _words(name).capitalize(), TRUTH) for name, mask in truths.items()]
+    panels += [_outlined(pixels, mask, f"Predicted {plain(name)}") for name, mask in predicted.items()]
+    panels += [_outlined(pixels, mask, plain(name).capitalize(), TRUTH) for name, mask in truths.items()]
     return sheet([panels[start : start + columns] for start in range(0, len(panels), columns)], title, subtitle)
 
 
@@ -436,7 +437,7 @@ def _side(columns: int) -> int:
 
 def _compared(pixels: Picture, mask: Mask, truth: Mask | None, name: str) -> list[Panel]:
     """A class of an image: the photograph, truth, prediction and errors, the photograph at its panel's size."""
-    photograph = Panel(pixels, _words(name).capitalize())
+    photograph = Panel(pixels, plain(name).capitalize())
     if truth is None:
         return [photograph, _outlined(pixels, mask, "Prediction")]
     score, size = Confusion.of(mask, truth), _size(pixels.shape)
@@ -461,7 +462,7 @@ def _outlined(pixels: Picture, mask: Mask, caption: str, color: Colour = LINE, n
 def _entry(name: str, mask: Mask, colour: Colour) -> Picture:
     """A class in a legend: its colour, its name and its area; a hollow sign and pale ink if nothing was found."""
     found = bool(mask.any())
-    parts = [_swatch(colour, hollow=not found), _text(_words(name), INK if found else PALE_INK)]
+    parts = [_swatch(colour, hollow=not found), _text(plain(name), INK if found else PALE_INK)]
     parts.append(_text(_area(mask) if found else "not found", PALE_INK))
     cell = np.full((CAPTION, sum(part.shape[1] for part in parts) + GAP, 3), PAPER, np.uint8)
     left = 0
@@ -482,10 +483,6 @@ def _swatch(colour: Colour, *, hollow: bool = False) -> Picture:
 
 def _area(mask: Mask) -> str:
     return f"{100 * mask.mean():.1f} %"
-
-
-def _words(name: str) -> str:
-    return name.replace("_", " ")
 
 
 def _size(shape: tuple[int, ...], side: int | None = None) -> tuple[int, int]:
@@ -569,6 +566,7 @@ def _scale_bar(height: int, colours: Callable[[NDArray[np.uint8]], Picture] = _v
 
 def _text(text: str, ink: Colour = INK, size: float = TEXT) -> Picture:
     """Return a line of text on white; drawn four times too large and shrunk, for OpenCV's own is coarse."""
+    text = text.encode(errors="backslashreplace").decode()  # OpenCV crashes on a file's name that is no text
     font, weight = cv2.FONT_HERSHEY_SIMPLEX, 4
     width = cv2.getTextSize(text, font, size, weight)[0][0]
     (_, height), baseline = cv2.getTextSize("Ag", font, size, weight)  # the same of every line, so that they align

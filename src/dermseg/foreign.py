@@ -6,7 +6,7 @@ A picture's size, colours, counts and places follow from its seed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 
 import cv2
 import numpy as np
@@ -43,13 +43,6 @@ def draw(kind: str, seed: int = 0) -> Pixels:
     rng = np.random.default_rng([seed, list(KINDS).index(kind)])
     size = SIZES[rng.integers(len(SIZES))]
     return np.ascontiguousarray(KINDS[kind](rng, size), np.uint8)
-
-
-def pictures(kinds: tuple[str, ...], count: int, first: int = 0) -> Iterator[tuple[str, Pixels]]:
-    """Draw ``count`` pictures of each kind, with seeds from ``first`` on: (kind, pixels)."""
-    for kind in kinds:
-        for seed in range(first, first + count):
-            yield kind, draw(kind, seed)
 
 
 def _text(rng: Generator, size: Size) -> Pixels:

@@ -49,7 +49,9 @@ def attempt(function: Callable[[Item], Result], item: Item) -> Result | DermsegE
         return function(item)
     except DermsegError as error:
         return error
-    except (MemoryError, cv2.error):  # OpenCV's way to say that memory is short
+    except (MemoryError, cv2.error) as error:
+        if isinstance(error, cv2.error) and error.code != cv2.Error.StsNoMem:
+            raise
         return ImageTooLargeError("an image is too large for the memory that is left; make it smaller")
 
 

@@ -136,7 +136,8 @@ class QualityModel(_Part):
         foreign_limit: Photographs of a higher score are rejected.
         good: The Jaccard index that a mask is wanted to have.
         images: How many images it was fitted on ...
-        fitted_on: ... and which, in words.
+        fitted_on: ... and which, in words ...
+        split: ... of which side; None if that is not known, and of bundles of before it was told, which are of tune.
         accepted: Share of those images whose mask is accepted.
         accepted_good: Share of accepted masks with a Jaccard index of at least ``good``.
         rejected: Share of those images that are rejected.
@@ -154,6 +155,7 @@ class QualityModel(_Part):
     good: float = Field(ge=0, le=1)
     images: int = Field(ge=1)
     fitted_on: str
+    split: str | None = "tune"
     accepted: float = Field(ge=0, le=1)
     accepted_good: float = Field(ge=0, le=1)
     rejected: float = Field(ge=0, le=1)
@@ -179,9 +181,10 @@ class QualityModel(_Part):
     def meaning(self) -> dict[Verdict, str]:
         """What each verdict stands for, with what was measured where the model was fitted."""
         low, high = f"{self.reject:.2f}", f"{self.accept:.2f}"
+        side = f" of {self.split}" if self.split else ""
         return {
             "accept": f"the estimated Jaccard index is {high} or more, as of {self.accepted:.0%} of {self.images} "
-            f"images of tune ({self.fitted_on}, each data set weighing the same); {self.accepted_good:.0%} of their "
+            f"images{side} ({self.fitted_on}, each data set weighing the same); {self.accepted_good:.0%} of their "
             f"masks reach {self.good:.2f} in truth, on other images fewer may",
             "review": f"the estimate is between {low} and {high}: a person should look at the mask",
             "reject": "no lesion was found, the photograph may be no dermoscopy, or the estimate is below "

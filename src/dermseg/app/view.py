@@ -17,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dermseg import figures
-from dermseg.app.backend import Finding, Spread
+from dermseg.app.backend import MAX_MEGAPIXELS, Finding, Spread
 from dermseg.errors import DermsegError, InputError
 from dermseg.figures import Colour, Mask, Picture
-from dermseg.imaging import MASK_THRESHOLD, encode_image, encode_mask, read_mask_values
+from dermseg.imaging import encode_image, encode_mask, read_true_mask
 from dermseg.measurement import Measurements, measure
 from dermseg.metrics import TASK1_METRICS, Confusion
 from dermseg.quality import Quality
@@ -167,19 +167,14 @@ def read_truth(content: bytes, size: tuple[int, int]) -> Mask:
 
     Raises:
         ImageError: If it cannot be read.
-        InputError: If it is of another size, or empty by its encoding alone.
+        DataError: If it is empty by its encoding alone.
+        InputError: If it is of another size.
     """
-    values = read_mask_values(content)
-    mask = values > MASK_THRESHOLD
+    mask = read_true_mask(content, max_megapixels=MAX_MEGAPIXELS)
     if mask.shape != size:
         raise InputError(
             f"the mask has {mask.shape[1]} x {mask.shape[0]} pixels, the image {size[1]} x {size[0]}; "
             "give the mask of this image, at its size"
-        )
-    if values.any() and not mask.any():
-        raise InputError(
-            f"the mask holds grey values up to {values.max()}, none above {MASK_THRESHOLD}, so that nothing counts as "
-            "foreground; save it as black and white, 0 and 255"
         )
     return mask
 

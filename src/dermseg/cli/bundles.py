@@ -78,8 +78,8 @@ def import_(
     with extra("importing weights", "train"):
         from dermseg.training.importing import import_weights
     bundle = import_weights(file, chosen, output or file.with_suffix(""), licence)
-    typer.echo(bundle.path)
-    typer.echo(f"next: dermseg evaluate --bundle {bundle.path} --data DATA --split test", err=True)
+    typer.echo(bundle.argument)
+    typer.echo(f"next: dermseg evaluate --bundle {bundle.argument} --data DATA --split test", err=True)
 
 
 @bundles.command()

@@ -69,4 +69,4 @@ def calibrate(
             given, chosen.samples, output, split=split, temperature=temperature, quality=quality, progress=update
         )
     typer.echo(str(report))
-    typer.echo(f"\nwritten to {written.path}", err=True)
+    typer.echo(f"\nwritten to {written.argument}", err=True)

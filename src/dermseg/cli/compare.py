@@ -109,13 +109,15 @@ def compare(
             )
         results.append(replace(result, name=given, remarks=remarks[side]))  # two bundles may bear one name
     found = comparison.compare(*results)
-    typer.echo(str(found))
     if report:
         written = page.write(found, output, predictors=(first, second), samples=chosen.samples, cases=cases)
-        typer.echo(f"\nreport: {written}", err=True)
     else:
         for name, content in found.files().items():
             write_bytes(output / name, content)
+    typer.echo(str(found))
+    if report:
+        typer.echo(f"\nreport: {written}", err=True)
+    else:
         tell_of_earlier(output / "compare.html")
     typer.echo(f"per image: {output / comparison.TABLE}; everything: {output / comparison.DOCUMENT}", err=True)
     if found.left_out:

@@ -145,15 +145,17 @@ def evaluate(
             except DataError as error:
                 typer.echo(f"no operating point: {error}", err=True)
     shown = replace(result, protocols=tuple(each for each in result.protocols if each.name in printed))
-    typer.echo(str(shown))
     table, document = output / f"{split}_metrics.csv", output / "result.json"
     if report:
         card = model_card(subject.bundles[0].manifest) if len(subject.bundles) == 1 else None
         written = page.write(result, output, predictor=predictor, samples=chosen.samples, card=card, cases=cases)
-        typer.echo(f"\nreport: {written}", err=True)
     else:
         result.write_csv(table)
-        write_bytes(document, result.to_json().encode())
+        write_bytes(document, result.to_json().encode(errors="backslashreplace"))
+    typer.echo(str(shown))  # after the writing: what cannot be printed is not lost
+    if report:
+        typer.echo(f"\nreport: {written}", err=True)
+    else:
         tell_of_earlier(output / "report.html")
     typer.echo(f"per image: {table}; everything: {document}", err=True)
     if record and result.failures:

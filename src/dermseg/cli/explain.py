@@ -61,6 +61,7 @@ def explain(
     from dermseg.explanation import PICTURES, Explainer
     from dermseg.imaging import make_folder
     from dermseg.parallel import attempt
+    from dermseg.wording import count
 
     if not paths and not list_layers:
         raise typer.BadParameter("give at least one image, or --list-layers")
@@ -88,7 +89,7 @@ def explain(
             advance()
     if len(jobs) > max(1, len(failures)):
         done = len(jobs) - len(failures)
-        typer.echo(f"{done} image{'s' * (done != 1)}: {', '.join(PICTURES)} in {printable(output)}")
+        typer.echo(f"{count(done, 'image')}: {', '.join(PICTURES)} in {printable(output)}")
     if failures:
         for failure in failures:
             typer.echo(f"error: {failure}", err=True)

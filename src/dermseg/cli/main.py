@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import io
+import sys
 from typing import Annotated, Any
 
 import typer
@@ -23,7 +26,7 @@ from dermseg.cli.serve import serve
 from dermseg.cli.submission import submission
 from dermseg.cli.train import train
 from dermseg.cli.visualize import visualize
-from dermseg.errors import DermsegError
+from dermseg.errors import DermsegError, printable
 
 COMMANDS = (
     *(segment, train, evaluate, compare, calibrate, submission, visualize, explain, serve, web_app),
@@ -42,6 +45,11 @@ class _Commands(TyperGroup):
             if ctx.params["debug"]:
                 raise
             typer.echo(f"error: {error}", err=True)
+            raise typer.Exit(1) from error
+        except OSError as error:  # a path that may not even be looked at, or whose name is too long
+            if ctx.params["debug"] or error.errno == errno.EPIPE or error.filename is None:
+                raise
+            typer.echo(f"error: {printable(error.filename)} cannot be used ({error.strerror})", err=True)
             raise typer.Exit(1) from error
 
 
@@ -78,4 +86,6 @@ def _dermseg(
 
 def main() -> None:
     """Run the command line."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name may be no valid text
+        sys.stdout.reconfigure(errors="backslashreplace")
     app()

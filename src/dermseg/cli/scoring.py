@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -140,14 +141,16 @@ def output_folder(path: Path, *inputs: Path | None) -> None:
     Raises:
         InputError: If it is one of the ``inputs``, or cannot be written.
     """
-    from dermseg.imaging import make_folder, write_bytes
+    from dermseg.imaging import make_folder
 
     if any(given is not None and given.resolve() == path.resolve() for given in inputs):
         raise InputError(f"--output is {path}, which holds what is scored; give another folder")
     make_folder(path)
-    probe = path / ".dermseg"
-    write_bytes(probe, b"")
-    probe.unlink()
+    try:
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise InputError(f"{path} cannot be written ({error.strerror}); give another folder") from error
 
 
 def tell_of_remarks(remarks: Iterable[str]) -> None:
@@ -186,12 +189,12 @@ class Subject:
     @classmethod
     def of_either(cls, given: str) -> Subject:
         """A folder that is no bundle is one of masks; all else is a bundle, or several joined by commas."""
-        from dermseg.bundle import MANIFEST
+        from dermseg.bundle import MANIFEST, shipped
 
         folder = Path(given)
-        if folder.is_dir() and not (folder / MANIFEST).exists():
+        if given not in shipped() and folder.is_dir() and not (folder / MANIFEST).exists():
             return cls(folder=folder)
-        return cls.of_bundles(given) if folder.exists() else cls.of_bundles(*names_in(given))
+        return cls.of_bundles(given) if given in shipped() or folder.exists() else cls.of_bundles(*names_in(given))
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -231,7 +234,7 @@ class Subject:
 
         if not self.bundles:
             if threshold is not None:
-                raise InputError("masks have no threshold; give --threshold with bundles alone")
+                raise InputError("masks have no threshold; leave it out, or give a bundle")
             return MaskFolder(self.folder, chosen.samples, self.classes, chosen.everything)
         segmenters = [
             Segmenter(

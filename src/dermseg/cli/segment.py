@@ -144,7 +144,7 @@ def segment(
         if done > len(found):
             typer.echo(f"and {count(done - len(found), 'more image')}; --save json tells of all")
     if not as_json and done:
-        typer.echo(f"{done} image{'s' * (done != 1)}: {', '.join(outputs)} in {printable(output)}")
+        typer.echo(f"{count(done, 'image')}: {', '.join(outputs)} in {printable(output)}")
     for path, quality in doubts[:SHOWN]:
         typer.echo(f"{quality.verdict}: {printable(path)}: {quality.reason}", err=True)
     if len(doubts) > SHOWN:

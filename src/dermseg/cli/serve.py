@@ -77,8 +77,8 @@ def serve(
 ) -> None:
     """Serve bundles over HTTP; needs the extra 'serve'.
 
-    `/docs` describes every address and tries it. Logs are JSON lines on stderr and hold no image and no file's name.
-    SIGTERM finishes what was accepted.
+    `/docs` describes every address and tries it. After the lines of its start, logs are JSON lines on stderr and hold
+    no image and no file's name. SIGTERM finishes what was accepted.
 
     Examples:
     - `dermseg serve`

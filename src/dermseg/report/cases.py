@@ -22,6 +22,8 @@ from dermseg.protocols import ImageScore, Mask, Masks
 from dermseg.report.page import Case, Picture, data_uri
 from dermseg.wording import plain
 
+LONGEST = 100  # characters of an image's id in a file's name
+
 THUMBNAIL, SIDE = 96, 256  # longer sides in pixels: in tables, in galleries
 THUMBNAIL_QUALITY, QUALITY = 80, 72
 
@@ -137,7 +139,7 @@ def write(
         if isinstance(drawn, DermsegError):
             continue
         panels, sheet = drawn
-        file = folder / f"{rank:0{digits}d}_{re.sub(r'[^A-Za-z0-9._-]+', '_', image.id)}.png"
+        file = folder / f"{rank:0{digits}d}_{re.sub(r'[^A-Za-z0-9._-]+', '_', image.id)[:LONGEST]}.png"
         write_bytes(file, encode_image(sheet))
         shown = [(title, _picture(f"{title}, {image.id}", pixels)) for title, pixels in panels.items()]
         cases.append(Case(name, caption, shown, f"{folder.name}/{file.name}"))
