@@ -423,12 +423,14 @@ def test_what_others_recorded_meanwhile_is_kept(folder: Path) -> None:
     assert (manifest.notes, [s.data for s in manifest.scores]) == ({"Cost": "An hour."}, ["ham10000", "isic2017"])
 
 
-def test_scores_of_weights_that_were_replaced_are_not_recorded(folder: Path, dark_bundle: Bundle) -> None:
+def test_scores_of_a_bundle_that_was_replaced_are_not_recorded(folder: Path, dark_bundle: Bundle) -> None:
     early = Bundle.load(folder)
-    write(folder, dark_bundle.manifest, content(dark_bundle) | {WEIGHTS: b"others"})
-    message = refusal(BundleError, lambda: early.with_scores([score()]))
-    assert message == f"{folder} holds other weights than when it was read; scores of those are not its own"
-    assert Bundle.load(folder).manifest.scores == ()
+    other = dark_bundle.manifest.model_copy(update={"thresholds": {"lesion": 0.9}})
+    for manifest, weights in ((dark_bundle.manifest, b"others"), (other, b"unused")):
+        write(folder, manifest, content(dark_bundle) | {WEIGHTS: weights})
+        message = refusal(BundleError, lambda: early.with_scores([score()]))
+        assert message == f"{folder} is another bundle than when it was read; scores of that are not its own"
+        assert Bundle.load(folder).manifest.scores == ()
 
 
 def test_a_folder_with_a_shipped_name_is_given_with_its_place(

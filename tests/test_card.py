@@ -80,6 +80,18 @@ def test_the_limits_of_a_bundle_that_rejects_are_its_verdicts_then_the_note() ->
     assert card.index("- **reject**: ") < card.index("Photographs with ink.")
 
 
+def test_what_is_not_known_is_not_claimed() -> None:
+    manifest = Bundle.load().manifest
+    unknown = manifest.training_data.model_copy(update={"sources": {}, "licences": {}})
+    card = model_card(manifest.model_copy(update={"training_data": unknown, "notes": {}}))
+    limits = card.partition("## Limits\n\n")[2]
+    assert limits.startswith("What it was trained on is not known here, so neither is what lies outside of that; ")
+    assert "dermoscopy of single lesions" not in limits
+    assert limits.count("- **reject**: ") == 1
+    partly = manifest.training_data.model_copy(update={"licences": {}})
+    assert "| isic2017 | 1778 | not stated |" in model_card(manifest.model_copy(update={"training_data": partly}))
+
+
 @pytest.mark.parametrize("title", ["Training data", "Scores"])
 def test_a_note_of_another_generated_section_is_added_to_it(dark_bundle: Bundle, title: str) -> None:
     card = model_card(dark_bundle.manifest.model_copy(update={"notes": {title: "More of it."}}))

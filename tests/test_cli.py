@@ -418,7 +418,9 @@ def test_evaluate_refuses_what_it_could_not_finish(cli: Cli, tmp_path: Path, dar
 
 
 @pytest.mark.parametrize("stem", [os.fsdecode(b"\xff broken"), "a" * 248])
-def test_no_name_of_a_file_costs_the_scores(cli: Cli, tmp_path: Path, dark_bundle: Bundle, stem: str) -> None:
+def test_no_name_of_a_file_costs_the_scores(
+    cli: Cli, tmp_path: Path, dark_bundle: Bundle, stem: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     synthetic.write_dataset(tmp_path / "data", 3, size=(64, 96))
     for kind in ("images", "masks"):
         first = min((tmp_path / "data" / kind).iterdir())
@@ -428,15 +430,22 @@ def test_no_name_of_a_file_costs_the_scores(cli: Cli, tmp_path: Path, dark_bundl
     assert result.returncode == 0, result.stderr
     assert {"report.html", "all_metrics.csv", "result.json"} <= names(tmp_path / "evaluation")
     (tmp_path / "data" / "images" / f"{stem}.png").write_bytes(b"")  # now it is among the failures
-    os.environ["PYTHONIOENCODING"] = "utf-8:strict"
-    try:
-        for command in (["evaluate", "--bundle", dark_bundle.path], ["compare", dark_bundle.path, dark_bundle.path]):
-            result = cli(*command, *arguments, "--no-report", "--output", command[0])
-            assert result.returncode == 1
-            assert "Traceback" not in result.stderr
-            assert any(name.endswith(".json") for name in names(tmp_path / command[0]))
-    finally:
-        del os.environ["PYTHONIOENCODING"]
+    monkeypatch.setenv("PYTHONIOENCODING", "utf-8:strict")
+    for command, subjects in (("evaluate", ["--bundle", dark_bundle.path]), ("compare", [dark_bundle.path] * 2)):
+        result = cli(command, *subjects, *arguments, "--no-report", "--output", command)
+        assert result.returncode == 1
+        assert "Traceback" not in result.stderr
+        assert any(name.endswith(".json") for name in names(tmp_path / command))
+
+
+def test_a_report_that_cannot_be_written_costs_no_scores(cli: Cli, tmp_path: Path, dark_bundle: Bundle) -> None:
+    synthetic.write_dataset(tmp_path / "data", 2, size=(64, 96))
+    (tmp_path / "out" / "report.html").mkdir(parents=True)
+    arguments = ["--bundle", dark_bundle.path, "--data", "data", "--split", "all", "--output", "out"]
+    result = cli("evaluate", *arguments)
+    assert result.returncode == 1
+    assert "jaccard" in result.stdout
+    assert result.stderr.splitlines()[-1].startswith("error: ")
 
 
 def test_a_path_that_the_system_refuses_is_one_sentence(cli: Cli, tmp_path: Path, dark_bundle: Bundle) -> None:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dermseg.errors import ImageTooLargeError
+from dermseg.errors import ImageError, ImageTooLargeError
 from dermseg.parallel import attempt, cores, in_order
 
 
@@ -50,6 +50,12 @@ def test_an_error_is_raised_at_its_items_place() -> None:
     assert [next(results), next(results)] == [1, 0.5]
     with pytest.raises(ZeroDivisionError):
         next(results)
+
+
+def test_another_fault_of_opencv_is_told_as_it_is() -> None:
+    outcome = attempt(lambda size: cv2.resize(np.zeros((0, 0), np.uint8), size), (3, 3))
+    assert type(outcome) is ImageError
+    assert str(outcome).startswith("an image cannot be worked on; OpenCV says: ")
 
 
 @pytest.mark.parametrize(

@@ -492,6 +492,34 @@ def test_an_offer_of_another_protocol_is_ignored(served: Served, after: int) -> 
     until(lambda: served.budget.held == 0)
 
 
+def test_many_offers_are_answered_in_their_order(served: Served) -> None:
+    count = 1500
+    with served.connection() as connection:
+        connection.sendall(head("/health", *OFFER, method="GET") * count)
+        received = b""
+        while received.count(b"HTTP/1.1 200") < count:
+            piece = connection.recv(2**20)
+            assert piece
+            received += piece
+    assert b" 400 " not in received
+
+
+@pytest.mark.parametrize("behind", [b"nonsense\r\n\r\n", b"GET /health HTTP/1.1\r\nx: " + b"a" * 70_000])
+def test_no_refusal_is_written_into_an_answer(served: Served, behind: bytes, caplog: Any) -> None:
+    with served.connection() as connection:
+        connection.sendall(head("/stream", "Content-Length: 1") + b"x")
+        received = connection.recv(100)
+        assert received.startswith(b"HTTP/1.1 200")
+        connection.sendall(head("/health", method="GET") + behind)
+        with suppress(ConnectionError):
+            while piece := connection.recv(65536):
+                received += piece
+    _, first, *later = received.split(b"HTTP/1.1 ")
+    assert not later or first.endswith(b"\r\n0\r\n\r\n")  # the whole stream, and only then another answer
+    time.sleep(0.2)
+    caplog.clear()  # uvicorn tells of what it could no longer write
+
+
 @pytest.mark.parametrize("said", [b"nonsense\r\n\r\n", head("here:80", method="CONNECT"), b"GET / HTTP/9.9\r\n\r\n"])
 def test_what_is_no_request_is_answered_by_a_problem(served: Served, said: bytes, caplog: Any) -> None:
     with served.connection() as connection:

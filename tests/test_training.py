@@ -811,6 +811,9 @@ def test_no_lesion_network_begins_with_what_saw_its_test_images(run: Run) -> Non
     other = dataclasses.replace(run.bundle, manifest=manifest)
     message = refusal(RecipeError, lambda: begin_with(build("light", classes=1), other, load_recipe("lesion")))
     assert message.endswith("was trained on images that are 'test' for lesion; take another")
+    training_data = manifest.training_data.model_copy(update={"sources": {}})  # of imported weights it is not known
+    unknown = dataclasses.replace(other, manifest=manifest.model_copy(update={"training_data": training_data}))
+    refusal(RecipeError, lambda: begin_with(build("light", classes=1), unknown, load_recipe("lesion")))
     for elsewhere in ("data.sources=[ph2]", "data.splits=mine.csv"):  # of the latter a remark is made
         begin_with(build("light", classes=1), other, load_recipe("lesion", [elsewhere]))
 

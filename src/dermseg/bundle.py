@@ -23,7 +23,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
@@ -182,8 +182,9 @@ class Bundle:
         """
         self.check_writable(what)
         now = Bundle.load(self.path).manifest
-        if now.hashes != self.manifest.hashes:
-            raise BundleError(f"{self.path} holds other weights than when it was read; {what} of those are not its own")
+        added: dict[str, Any] = {"scores": (), "notes": {}}
+        if now.model_copy(update=added) != self.manifest.model_copy(update=added):
+            raise BundleError(f"{self.path} is another bundle than when it was read; {what} of that are not its own")
         manifest = now.model_copy(update={what: value(now)})
         _write_manifest(self.path, manifest)
         return replace(self, manifest=manifest)

@@ -115,6 +115,7 @@ def fit_quality(
     groups: Sequence[str],
     sources: Sequence[str],
     strange: Seen,
+    split: str | None = None,
 ) -> QualityModel:
     """Fit a quality model; each data set weighs the same.
 
@@ -128,6 +129,7 @@ def fit_quality(
         groups: Of each the lesion or patient.
         sources: Of each the data set.
         strange: Pictures that are no dermoscopy.
+        split: Of the images, as it is to be recorded.
 
     Raises:
         DataError: There are too few images.
@@ -160,6 +162,7 @@ def fit_quality(
             "good": JACCARD_THRESHOLD,
             "images": len(jaccard),
             "fitted_on": ", ".join(f"{source} {list(sources).count(source)}" for source in dict.fromkeys(sources)),
+            "split": split,
             "accepted": share(accepted, every),
             "accepted_good": share(jaccard >= JACCARD_THRESHOLD, accepted),
             "rejected": share(rejected, every),
@@ -435,8 +438,9 @@ def calibrate(
             groups=[sample.group for sample in images],
             sources=[sample.source for sample in images],
             strange=Seen.joined(strange),
+            split=split,
         )
-        manifest = manifest.model_copy(update={"quality": model.model_copy(update={"split": split})})
+        manifest = manifest.model_copy(update={"quality": model})
     if len(classes) > 1:
         manifest = manifest.model_copy(update={"presence": _presence(classes, looks, split)})
     report = Report(

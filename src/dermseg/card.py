@@ -111,12 +111,14 @@ def _limits(manifest: Manifest) -> list[str]:
         "Trained on dermoscopy of single lesions, mostly on light skin; clinical (non-dermoscopic) photographs, other "
         "organs and images without a lesion are outside what it has seen"
     )
+    silent, rejecting = ", and it does not say so by itself.", "; many of them it rejects itself:"
     if not manifest.training_data.sources:
-        text = "What it was trained on is not known here, nor what is outside of that"
+        text = "What it was trained on is not known here, so neither is what lies outside of that"
+        silent, rejecting = ".", "; photographs unlike those it was calibrated on it may reject itself:"
     if manifest.quality is None:
-        return [f"{text}, and it does not say so by itself."]
+        return [text + silent]
     verdicts = [f"- **{verdict}**: {words}" for verdict, words in manifest.quality.meaning.items()]
-    return [f"{text}; many of them it rejects itself:", "\n".join(verdicts)]
+    return [text + rejecting, "\n".join(verdicts)]
 
 
 def _table(cells: Mapping[str, str]) -> str:

@@ -33,7 +33,7 @@ from dermseg.errors import DataError, InputError, few
 from dermseg.evaluation import ALL, EvaluationResult, plain
 from dermseg.metrics import Interval, bootstrap
 from dermseg.protocols import ImageScore, Protocol, ProtocolName, count_groups
-from dermseg.wording import align, count
+from dermseg.wording import align, count, utf8
 from dermseg.wording import plain as readable
 
 SIGNIFICANT = 0.05
@@ -322,9 +322,7 @@ class Comparison:
             for one, other in zip(self.one.images, self.other.images, strict=True)
         )
         table = tables.encode(["id", "source", "group", *columns], rows)
-        # A file's name may be no valid text.
-        texts = {DOCUMENT: self.to_json(), TABLE: table}
-        return {name: text.encode(errors="backslashreplace") for name, text in texts.items()}
+        return {DOCUMENT: utf8(self.to_json()), TABLE: utf8(table)}
 
 
 def check_classes(one: Sequence[str], other: Sequence[str]) -> None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from dermseg.errors import InputError
 from dermseg.metrics import Confusion
-from dermseg.wording import plain
+from dermseg.wording import plain, utf8
 
 Picture = NDArray[np.uint8]
 """RGB, (H, W, 3)."""
@@ -566,7 +566,7 @@ def _scale_bar(height: int, colours: Callable[[NDArray[np.uint8]], Picture] = _v
 
 def _text(text: str, ink: Colour = INK, size: float = TEXT) -> Picture:
     """Return a line of text on white; drawn four times too large and shrunk, for OpenCV's own is coarse."""
-    text = text.encode(errors="backslashreplace").decode()  # OpenCV crashes on a file's name that is no text
+    text = utf8(text).decode()  # OpenCV crashes on a file's name that is no text
     font, weight = cv2.FONT_HERSHEY_SIMPLEX, 4
     width = cv2.getTextSize(text, font, size, weight)[0][0]
     (_, height), baseline = cv2.getTextSize("Ag", font, size, weight)  # the same of every line, so that they align

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import cv2
 
-from dermseg.errors import DermsegError, ImageTooLargeError
+from dermseg.errors import DermsegError, ImageError, ImageTooLargeError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -51,7 +51,7 @@ def attempt(function: Callable[[Item], Result], item: Item) -> Result | DermsegE
         return error
     except (MemoryError, cv2.error) as error:
         if isinstance(error, cv2.error) and error.code != cv2.Error.StsNoMem:
-            raise
+            return ImageError(f"an image cannot be worked on; OpenCV says: {error.err}")
         return ImageTooLargeError("an image is too large for the memory that is left; make it smaller")
 
 

@@ -137,7 +137,7 @@ class QualityModel(_Part):
         good: The Jaccard index that a mask is wanted to have.
         images: How many images it was fitted on ...
         fitted_on: ... and which, in words ...
-        split: ... of which side; None if that is not known, and of bundles of before it was told, which are of tune.
+        split: ... of which side; None if that is not known. Bundles from before this was recorded are of tune.
         accepted: Share of those images whose mask is accepted.
         accepted_good: Share of accepted masks with a Jaccard index of at least ``good``.
         rejected: Share of those images that are rejected.

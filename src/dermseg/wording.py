@@ -20,6 +20,11 @@ def plain(name: object) -> str:
     return str(name).replace("_", " ")
 
 
+def utf8(text: str) -> bytes:
+    """A text as UTF-8, with an escape for each byte of a file's name that is no text."""
+    return text.encode("utf-8", "backslashreplace")
+
+
 def capital(text: str) -> str:
     """A text with a capital as its first letter."""
     return text[:1].upper() + text[1:]

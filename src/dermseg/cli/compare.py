@@ -109,12 +109,14 @@ def compare(
             )
         results.append(replace(result, name=given, remarks=remarks[side]))  # two bundles may bear one name
     found = comparison.compare(*results)
-    if report:
-        written = page.write(found, output, predictors=(first, second), samples=chosen.samples, cases=cases)
-    else:
-        for name, content in found.files().items():
-            write_bytes(output / name, content)
-    typer.echo(str(found))
+    try:
+        if report:
+            written = page.write(found, output, predictors=(first, second), samples=chosen.samples, cases=cases)
+        else:
+            for name, content in found.files().items():
+                write_bytes(output / name, content)
+    finally:  # neither what cannot be written nor what cannot be printed costs the other
+        typer.echo(str(found))
     if report:
         typer.echo(f"\nreport: {written}", err=True)
     else:

@@ -219,7 +219,9 @@ def split(
     against: Annotated[
         Path | None, typer.Option(help="Another table of splits (CSV) or data set (folder): report what leaks into it.")
     ] = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the tables.")] = Path("data-split"),
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the tables; replaces none.")] = Path(
+        "data-split"
+    ),
 ) -> None:
     """Split data into train, tune and test, and report what leaks from one side to another.
 
@@ -238,6 +240,9 @@ def split(
     from dermseg.imaging import make_folder
 
     samples = catalog.read(folder, source)
+    if table is None:  # a run may go by what lies there
+        for name in splitting.names_of(method.value, folds):
+            _free(output / f"{name}.csv")
     others = catalog.read(against) if against is not None and against.is_dir() else []
     fingerprints: dict[Path, Fingerprint] = {}
     with progress_bars() as update:
@@ -270,9 +275,8 @@ def split(
         if method is Method.random and any(sample.part for sample in samples):
             typer.echo("the data have sides of their own, which this draw does not keep; --method official does")
         drawn = result.tables
-        places = [_free(output / f"{name}.csv") for name in drawn]  # a run may go by what lies there
-        for place, rows in zip(places, drawn.values(), strict=True):
-            write(place, splitting.Row._fields, rows)
+        for name, rows in drawn.items():
+            write(output / f"{name}.csv", splitting.Row._fields, rows)
     for name, rows in drawn.items():
         # An image that is in several data sets may be on several sides of a table that does not list it.
         balance = splitting.balance(sorted(set(rows)), samples, areas)

@@ -108,6 +108,7 @@ def evaluate(
     from dermseg.card import model_card
     from dermseg.cli.progress import progress_bar
     from dermseg.imaging import write_bytes
+    from dermseg.wording import utf8
 
     chosen = choose(data, source, split, splits, quarantine, subject.classes, beside=predictions is not None)
     if record:
@@ -146,13 +147,15 @@ def evaluate(
                 typer.echo(f"no operating point: {error}", err=True)
     shown = replace(result, protocols=tuple(each for each in result.protocols if each.name in printed))
     table, document = output / f"{split}_metrics.csv", output / "result.json"
-    if report:
-        card = model_card(subject.bundles[0].manifest) if len(subject.bundles) == 1 else None
-        written = page.write(result, output, predictor=predictor, samples=chosen.samples, card=card, cases=cases)
-    else:
-        result.write_csv(table)
-        write_bytes(document, result.to_json().encode(errors="backslashreplace"))
-    typer.echo(str(shown))  # after the writing: what cannot be printed is not lost
+    try:
+        if report:
+            card = model_card(subject.bundles[0].manifest) if len(subject.bundles) == 1 else None
+            written = page.write(result, output, predictor=predictor, samples=chosen.samples, card=card, cases=cases)
+        else:
+            result.write_csv(table)
+            write_bytes(document, utf8(result.to_json()))
+    finally:  # neither what cannot be written nor what cannot be printed costs the other
+        typer.echo(str(shown))
     if report:
         typer.echo(f"\nreport: {written}", err=True)
     else:

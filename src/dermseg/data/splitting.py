@@ -73,6 +73,11 @@ def read_areas(
     return dict(areas), {files[key]: error for key, error in failed.items()}
 
 
+def names_of(method: Method, folds: int) -> list[str]:
+    """The names of the tables that ``split`` draws."""
+    return [f"splits_fold{fold + 1}" for fold in range(folds)] if method == "k-fold" else ["splits"]
+
+
 def split(
     samples: Sequence[Sample],
     method: Method = "random",
@@ -107,11 +112,12 @@ def split(
         raise DataError("there is no image to split; check the data folder and its sources")
     content = _content(samples, groups, areas or {})
     due: dict[Split, float] = dict(zip(SPLITS, shares, strict=True))
+    names = names_of(method, folds)
     if method == "official":
         sides, notes = _official(samples, groups, content, due, seed)
-        return Drawn({"splits": _rows(groups, sides)}, notes)
+        return Drawn({names[0]: _rows(groups, sides)}, notes)
     if method == "random":
-        return Drawn({"splits": _rows(groups, _allot(content, due, seed), due)}, [])
+        return Drawn({names[0]: _rows(groups, _allot(content, due, seed), due)}, [])
     if len(content) < folds:
         raise DataError(
             f"{len(content)} groups of images are too few for {folds} folds; choose at most {len(content)} folds"
@@ -119,10 +125,10 @@ def split(
     fold_of = _allot(content, dict.fromkeys(range(folds), 1 / folds), seed)
     due = {"train": 1 - due["tune"], "tune": due["tune"]}
     tables = {}
-    for fold in range(folds):
+    for fold, name in enumerate(names):
         rest = {group: labels for group, labels in content.items() if fold_of[group] != fold}
         sides = dict.fromkeys(content, SPLITS[-1]) | _allot(rest, due, f"{seed}:{fold}")
-        tables[f"splits_fold{fold + 1}"] = _rows(groups, sides, due)
+        tables[name] = _rows(groups, sides, due)
     return Drawn(tables, [])
 
 

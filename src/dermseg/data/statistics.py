@@ -23,6 +23,7 @@ from dermseg.data.catalog import ATTRIBUTES, LESION, Sample
 from dermseg.errors import DataError, DermsegError
 from dermseg.imaging import Photograph, open_image, read_mask
 from dermseg.parallel import in_order
+from dermseg.wording import utf8
 
 SIDE = 512
 CHANNELS = ("red", "green", "blue", "L*", "a*", "b*")
@@ -221,19 +222,15 @@ def _measure(sample: Sample) -> _Result:
         counts[name] = int(np.count_nonzero(mask))
         if name == LESION:
             lesion = mask
-    row: dict[str, object] = {name: _text(getattr(sample, name)) for name in ("id", "source", "licence", "group")}
-    row |= {"image": _text(str(sample.image)), "format": photograph.format}
+    texts = {name: str(getattr(sample, name)) for name in ("id", "source", "licence", "group", "image")}
+    row: dict[str, object] = {name: utf8(text).decode() for name, text in texts.items()}  # pandas takes no others
+    row["format"] = photograph.format
     row |= {"width": photograph.size[1], "height": photograph.size[0]}
     return _Result(row | _colours(small) | _appearance(small, lesion), counts, failures, digest)
 
 
 def _failure(sample: Sample, path: Path, error: DermsegError) -> Failure:
-    return Failure(_text(sample.id), _text(sample.source), path, _text(str(error)))
-
-
-def _text(name: str) -> str:
-    """The name, with an escape for each byte that is no text; pandas takes no others."""
-    return name.encode("utf-8", "backslashreplace").decode()
+    return Failure(utf8(sample.id).decode(), utf8(sample.source).decode(), path, utf8(str(error)).decode())
 
 
 def _small(photograph: Photograph) -> NDArray[np.uint8]:

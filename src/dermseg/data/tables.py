@@ -9,6 +9,7 @@ from pathlib import Path
 
 from dermseg.errors import DataError, InputError
 from dermseg.imaging import write_bytes
+from dermseg.wording import utf8
 
 
 def read(path: Path, columns: Sequence[str], what: str) -> list[dict[str, str]]:
@@ -51,5 +52,4 @@ def write(path: Path, columns: Sequence[str], rows: Iterable[Iterable[object]]) 
     Raises:
         InputError: If the file cannot be written.
     """
-    # A file's name may be no valid text.
-    write_bytes(path, encode(columns, rows).encode(errors="backslashreplace"))
+    write_bytes(path, utf8(encode(columns, rows)))

@@ -15,10 +15,10 @@ from dermseg.data.findings import KINDS, SEVERITIES, Finding
 from dermseg.data.statistics import Statistics
 from dermseg.report import sections
 from dermseg.report.output import replacing
-from dermseg.report.page import Cell, Page, Section, Table, encode, publish
+from dermseg.report.page import Cell, Page, Section, Table, publish
 from dermseg.report.samples import attribute_tiles, lesion_tiles
 from dermseg.report.sentences import stands_out
-from dermseg.wording import count, noun
+from dermseg.wording import count, noun, utf8
 
 PAGE = "index.html"
 MOST_ROWS = 1000  # of findings on the page; the CSV has them all
@@ -57,7 +57,7 @@ def write(
         sections=list(_sections(statistics, findings, seed)),
         facts=[("Data hash (SHA-256)", statistics.content_hash)],
     )
-    files = {name: encode(text) for name, text in _csv(statistics, findings).items()}
+    files = {name: utf8(text) for name, text in _csv(statistics, findings).items()}
     with replacing(folder, PAGE) as stage:
         publish(page, stage, PAGE, files)
     return Path(folder) / PAGE

@@ -19,7 +19,8 @@ from dermseg.report import cases as pictures
 from dermseg.report import probabilities, scores, summary
 from dermseg.report.cases import thumbnail
 from dermseg.report.output import replacing
-from dermseg.report.page import RESEARCH, Cell, Page, Section, Table, encode, publish
+from dermseg.report.page import RESEARCH, Cell, Page, Section, Table, publish
+from dermseg.wording import utf8
 
 __all__ = ["PAGE", "thumbnail", "write"]
 
@@ -76,7 +77,7 @@ def _write(
 ) -> None:
     table = f"{result.split}_metrics.csv"
     result.write_csv(target / table)
-    files = {"result.json": encode(result.to_json())}
+    files = {"result.json": utf8(result.to_json())}
     ordered = _ordered(result)
     factors = subgroups.subgroups(result)
     sections: list[Section] = []
@@ -88,10 +89,10 @@ def _write(
         if result.protocol("ranking") is not None:
             section, numbers = probabilities.section(result)
             sections.append(section)
-            files |= {name: encode(text) for name, text in numbers.items()}
+            files |= {name: utf8(text) for name, text in numbers.items()}
         if factors:
             sections.append(scores.subgroups(result, factors))
-            files["subgroups.csv"] = encode(scores.subgroups_csv(factors))
+            files["subgroups.csv"] = utf8(scores.subgroups_csv(factors))
     sections += _galleries(result, ordered, target, predictor, samples, cases)
     if ordered:
         sections.append(scores.every_image(result, ordered, factors))

@@ -22,6 +22,7 @@ from markupsafe import Markup
 from dermseg import __version__
 from dermseg.imaging import make_folder, write_bytes
 from dermseg.metrics import Interval
+from dermseg.wording import utf8
 
 if TYPE_CHECKING:
     from dermseg.figures import Colour
@@ -230,12 +231,7 @@ def render(page: Page, files: Sequence[str] = ()) -> bytes:
             date=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         )
     )
-    return encode(html)
-
-
-def encode(text: str) -> bytes:
-    """Text as UTF-8; a file name's bytes that are none are shown as an escape."""
-    return text.encode("utf-8", "backslashreplace")
+    return utf8(html)
 
 
 def data_uri(content: bytes, kind: str) -> str:

@@ -379,17 +379,22 @@ class _PlainParser:
 
     def feed_data(self, data: bytes) -> None:
         """Take what the client sends."""
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade as offer:
-            protocol, method = self._protocol, self._parser.get_method()
-            if method == b"CONNECT":
-                raise httptools.HttpParserInvalidMethodError("this is no proxy") from None
-            lines = [name + b": " + value for name, value in protocol.headers if name != b"upgrade"]
-            start = b" ".join([method, protocol.url, b"HTTP/" + self._parser.get_http_version().encode()])
+        while data:
+            try:
+                self._parser.feed_data(data)
+                return
+            except httptools.HttpParserUpgrade as offer:
+                head, data = self._plain_head(), data[offer.args[0] :]
             self._begin()
-            self._parser.feed_data(b"\r\n".join([start, *lines, b"", b""]))
-            self.feed_data(data[offer.args[0] :])
+            self._parser.feed_data(head)
+
+    def _plain_head(self) -> bytes:
+        """The head that was read last, without its offer."""
+        method, version = self._parser.get_method(), self._parser.get_http_version()
+        if method == b"CONNECT":
+            raise httptools.HttpParserInvalidMethodError("this is no proxy")
+        lines = [name + b": " + value for name, value in self._protocol.headers if name != b"upgrade"]
+        return b"\r\n".join([b"%s %s HTTP/%s" % (method, self._protocol.url, version.encode()), *lines, b"", b""])
 
     def _begin(self) -> None:
         self._parser = httptools.HttpRequestParser(self._protocol)
@@ -492,7 +497,7 @@ class BoundedHttp(HttpToolsProtocol):
 
     def _refuse(self, problem: ProblemError) -> None:
         """Close the connection, with an answer unless another one is under way."""
-        if self._is_idle() or not self.cycle.response_started:
+        if self._is_idle() or not (self.pipeline or self.cycle.response_started):
             answer = problem_response(problem, None)
             head = [f"HTTP/1.1 {problem.status} {HTTPStatus(problem.status).phrase}".encode()]
             head += [name + b": " + value for name, value in (*answer.raw_headers, (b"connection", b"close"))]

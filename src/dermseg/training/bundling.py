@@ -119,7 +119,7 @@ def check_sides(bundle: Bundle, recipe: Recipe) -> None:
     theirs, ours = bundle.manifest.training_data.sources, recipe.data.sources
     by_default = recipe.data.splits is None and splits.default_for(recipe.classes) == splits.DEFAULT
     by_other_table = splits.default_for(bundle.manifest.classes) != splits.DEFAULT
-    if by_default and by_other_table and (ours is None or splits.share_images(theirs, ours)):
+    if by_default and by_other_table and (ours is None or not theirs or splits.share_images(theirs, ours)):
         raise RecipeError(
             f"{bundle.path} was trained on images that are 'test' for {', '.join(recipe.classes)}; take another"
         )
