@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -329,3 +330,12 @@ def test_processes_may_build_one_cache_at_once(samples: list[Sample], folder: Pa
         assert process.returncode == 0
     read_only_cache(folder)
     assert_equal(load(samples, ["lesion"], SIZE, folder=folder), expected)
+
+
+def test_a_pipe_among_the_images_is_no_picture(tmp_path: Path) -> None:
+    synthetic.write_dataset(tmp_path / "data", 1, size=(48, 64))
+    (sample,) = catalog.read(tmp_path / "data")
+    sample.image.unlink()
+    os.mkfifo(sample.image)
+    with pytest.raises(DataError, match=r"is no file; expected a picture$"):
+        cache.load([sample], ["lesion"], 32, folder=tmp_path / "cache")

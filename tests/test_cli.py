@@ -464,6 +464,20 @@ def test_a_path_that_the_system_refuses_is_one_sentence(cli: Cli, tmp_path: Path
         assert "Traceback" in cli("--debug", *arguments).stderr
 
 
+def test_an_empty_argument_is_not_the_working_directory(cli: Cli, photos: Path) -> None:
+    result = cli("segment", "")
+    message = "an empty argument is no image; expected a file, a folder or a quoted glob"
+    assert (result.returncode, result.stderr) == (1, f"error: {message}\n")
+
+
+def test_a_full_output_is_one_sentence(cli: Cli, photos: Path) -> None:
+    command = [sys.executable, "-m", "dermseg", "bundles"]
+    with Path("/dev/full").open("w") as full:
+        result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=120, check=False)
+    assert result.returncode != 0
+    assert "error: the output or the working directory cannot be used (No space left on device)" in result.stderr
+
+
 def test_the_folder_of_results_may_hold_other_things(cli: Cli, tmp_path: Path, dark_bundle: Bundle) -> None:
     synthetic.write_dataset(tmp_path / "data", 1, size=(64, 96))
     (tmp_path / "scores").mkdir()

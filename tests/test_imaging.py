@@ -591,3 +591,13 @@ def test_a_stored_mask_is_what_the_file_holds(tmp_path: Path) -> None:
     assert stored.samples.dtype == np.uint16
     assert (stored.samples == np.rot90(samples, -1)).all()
     assert (stored.values == np.rot90(samples >> 8, -1)).all()
+
+
+def test_a_jpeg_of_endless_scans_is_refused_before_it_is_decoded() -> None:
+    content = io.BytesIO()
+    Image.new("RGB", (64, 48)).save(content, "JPEG", progressive=True)
+    plain = content.getvalue()
+    assert open_image(plain).pixels().shape == (48, 64, 3)
+    last = plain.rindex(b"\xff\xda")
+    with pytest.raises(BrokenImageError, match="is a JPEG of more than 200 scans, made to take long"):
+        open_image(plain[:last] + plain[last:-2] * 201 + b"\xff\xd9")

@@ -486,6 +486,11 @@ def test_a_name_too_long_for_a_file_is_no_recipe() -> None:
     assert refusal("a" * 5000).startswith("there is no recipe or YAML file 'aaa")
 
 
+@pytest.mark.parametrize("setting", ["schedule.t_0=.inf", "schedule.warmup=.inf", "optimizer.lr=.nan"])
+def test_a_setting_is_a_finite_number(smallest: str, setting: str) -> None:
+    assert "Input should be a finite number" in refusal(smallest, setting)
+
+
 @pytest.mark.parametrize("setting", ["name=2024-13-01", "seed=0b_"])
 def test_a_value_that_is_no_date_or_number_is_refused(smallest: str, setting: str) -> None:
     assert refusal(smallest, setting) == f"cannot read the value of {setting!r}: it is not YAML"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import errno
 import hashlib
 import json
 import math
@@ -41,7 +42,7 @@ from dermseg.training.config import Recipe
 from dermseg.training.datamodule import ShuffledBatches
 from dermseg.training.prepare import prepare
 from dermseg.training.recipes import load_recipe
-from dermseg.training.run import _precision, moving_average, steepest, train
+from dermseg.training.run import _precision, _WholeFiles, moving_average, steepest, train
 
 torch.set_num_threads(1)
 
@@ -992,3 +993,20 @@ def test_over_epochs_every_image_is_seen_as_often() -> None:
 
 def test_fewer_images_than_a_batch_make_one_batch() -> None:
     assert [sorted(batch) for batch in ShuffledBatches(3, 32, seed=0)] == [[0, 1, 2]]
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, writer = tmp_path / "checkpoints" / "last.ckpt", _WholeFiles()
+    writer.save_checkpoint({"epoch": 1}, path)
+
+    def full(file: Path, data: bytes) -> int:
+        file.touch()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    message = refusal(InputError, lambda: writer.save_checkpoint({"epoch": 2}, path))
+    assert message == f"{path} cannot be written (No space left on device); give another path"
+    assert writer.load_checkpoint(path) == {"epoch": 1}
+    assert [file.name for file in path.parent.iterdir()] == ["last.ckpt"]

@@ -191,6 +191,10 @@ def open_image(
         name, kind, encoded = _read(source)
         with _decoding(name, kind):
             stripped = _STRIPPERS[kind](encoded) if kind in _STRIPPERS else (encoded, None, False)
+            if kind == "JPEG" and encoded.count(_SCAN) > _MOST_SCANS:
+                raise BrokenImageError(
+                    f"{name} is a JPEG of more than {_MOST_SCANS} scans, made to take long; save it as a plain one"
+                )
             encoded, exif, is_several = stripped
             content = encoded
             image = _READERS[kind](io.BytesIO(encoded))
@@ -413,7 +417,7 @@ def _encode_png(rows: Pixels, width: int, bits: int, colour: int, *, filtered: b
     return b"\x89PNG\r\n\x1a\n" + b"".join(framed)
 
 
-def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
+def write_bytes(path: str | os.PathLike[str], data: bytes | memoryview) -> None:
     """Writes a file whole or not at all; an existing one is replaced.
 
     Raises:
@@ -548,6 +552,8 @@ def _strip_tiff(data: bytes) -> tuple[bytes, bytes | None, bool]:
     return data[:start] + replaced + data[start + len(replaced) :], data, is_several
 
 
+_SCAN = b"\xff\xda"  # begins a scan of a JPEG, of which each takes as long as the whole picture; pixels never hold it
+_MOST_SCANS = 200  # a progressive one has about ten, and metadata may hold some by chance
 _STRIPPERS = {"PNG": _strip_png, "TIFF": _strip_tiff}
 
 

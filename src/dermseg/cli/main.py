@@ -47,9 +47,11 @@ class _Commands(TyperGroup):
             typer.echo(f"error: {error}", err=True)
             raise typer.Exit(1) from error
         except OSError as error:  # a path that may not even be looked at, or whose name is too long
-            if ctx.params["debug"] or error.errno == errno.EPIPE or error.filename is None:
+            if ctx.params["debug"] or error.errno == errno.EPIPE or error.strerror is None:
                 raise
-            typer.echo(f"error: {printable(error.filename)} cannot be used ({error.strerror})", err=True)
+            # Without a name it is where the output goes, or the working directory.
+            named = printable(error.filename) if error.filename else "the output or the working directory"
+            typer.echo(f"error: {named} cannot be used ({error.strerror})", err=True)
             raise typer.Exit(1) from error
 
 

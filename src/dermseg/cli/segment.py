@@ -210,6 +210,8 @@ def _find(given: str, output: Path, recursive: bool) -> Iterable[tuple[Path, Pat
     """
     from dermseg.imaging import IMAGE_SUFFIXES
 
+    if not given:
+        raise InputError("an empty argument is no image; expected a file, a folder or a quoted glob")
     path = Path(given)
     if path.is_dir():
         found = sorted(path.rglob("*") if recursive else path.iterdir())

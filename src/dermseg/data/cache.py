@@ -98,6 +98,8 @@ def load(
 
 
 def _digest(path: Path) -> bytes:
+    if not path.is_file():  # from a pipe nothing may ever come
+        raise DataError(f"{path} is no file; expected a picture")
     try:
         return hashlib.sha256(path.read_bytes()).digest()
     except OSError as error:

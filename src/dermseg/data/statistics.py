@@ -266,6 +266,8 @@ def _appearance(pixels: NDArray[np.uint8], lesion: NDArray[np.bool_] | None) -> 
 
 
 def _digest(path: Path) -> bytes:
+    if not path.is_file():  # from a pipe nothing may ever come
+        return b""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").digest()

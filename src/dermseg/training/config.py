@@ -15,7 +15,7 @@ from dermseg.processing import STEPS
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class ModelConfig(_Strict):
@@ -60,8 +60,6 @@ class AugmentationConfig(_Strict):
     A preset's name stands for all its settings (``augmentation: light``), or is the ground that others change
     (``augmentation: {preset: light, hair: 0}``). Without one, what is left out is as in ``standard``.
     """
-
-    model_config = ConfigDict(allow_inf_nan=False)
 
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "none": {

@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
@@ -28,6 +29,7 @@ import lightning
 import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, WeightAveraging
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.tuner.tuning import Tuner
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
@@ -170,6 +172,7 @@ def train(
                 num_nodes=nodes,
                 strategy="ddp" if devices * nodes > 1 else "auto",
                 use_distributed_sampler=False,
+                plugins=[_WholeFiles()],
                 max_epochs=recipe.epochs,
                 gradient_clip_val=recipe.optimizer.clip,
                 callbacks=[
@@ -333,6 +336,17 @@ class _EarlyStopping(EarlyStopping):
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
         trainer.should_stop = trainer.should_stop or self.wait_count >= self.patience
+
+
+class _WholeFiles(TorchCheckpointIO):
+    """Writes a checkpoint whole, beside the old one; Lightning overwrites that where $TMPDIR is on another disk."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        assert storage_options is None
+        content = io.BytesIO()
+        torch.save(checkpoint, content)
+        make_folder(Path(path).parent)
+        write_bytes(path, content.getbuffer())
 
 
 class _Checkpoint(ModelCheckpoint):
